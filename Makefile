@@ -48,9 +48,10 @@ unit: setup ## run only the tests that need no kernel program, no Kafka and no A
 attack: setup ## attack the real programs on this machine's kernel, a line for each class; ROUNDS=10, ONLY='errors', ENDS=1 for the programs of WEIR_ENDS=1
 	@$(PY) -m tests.attack --rounds $(or $(ROUNDS),10) --only '$(or $(ONLY),*)' $(if $(ENDS),--ends)
 
-kernels: setup ## attack the real programs on older kernels of Debian, emulated, an hour each; RELEASES='bullseye bookworm trixie', CPUS=4, ONLY and ENDS as for attack
+kernels: setup ## load all programs, with WEIR_ENDS too, and attack them on older kernels of Debian, emulated, an hour each; LOAD=1 loads only; RELEASES='bullseye bookworm trixie', CPUS=4, ONLY and ENDS as for attack
 	@for release in $(or $(RELEASES),bullseye bookworm trixie); do \
-	  deploy/local/emulate --cpus $(or $(CPUS),4) $$release $(PY) -m tests.attack --rounds 1 --only '$(or $(ONLY),*)' $(if $(ENDS),--ends) || exit; done
+	  deploy/local/emulate --cpus $(or $(CPUS),4) $$release bash -c "$(PY) -m tests.attack --load \
+	    $(if $(LOAD),,&& $(PY) -m tests.attack --rounds 1 --only '$(or $(ONLY),*)' $(if $(ENDS),--ends))" || exit; done
 
 hunt: setup ## send malformed records (RECORDS=1000000), then search for broken properties (MINUTES=30); ONLY='tests/kernel' searches there alone
 	@$(if $(ONLY),,$(PY) -m tests.fuzz --records $(or $(RECORDS),1000000))

@@ -229,6 +229,40 @@ static __always_inline void judge_mid_flow(struct assessment *c, struct work *w,
 	w->decision.rule = 0;
 }
 
+#ifdef ENDS
+/* Whether an RST answers the SYN that opened the connection: its sender has sent nothing, so it has no number yet. */
+static __always_inline bool answers_syn(struct __sk_buff *skb, const struct work *w, u32 opened)
+{
+	u32 acknowledged;
+
+	return w->packet.tcp_flags & TCP_ACK && !bpf_skb_load_bytes(skb, w->packet.transport + 8, &acknowledged, 4) &&
+	       is_near(ntohl(acknowledged), opened, RESET_SLACK);
+}
+
+/*
+ * Find w->closes: what the packet says of the connection's end, as far as its receiver can believe it. An RST must have a
+ * sequence number that its sender may have reached since the one that is known, by what it has sent.
+ */
+static __always_inline void find_closing(struct __sk_buff *skb, struct work *w, const struct connection *connection,
+					 u32 direction)
+{
+	u8 flags = w->packet.tcp_flags & (TCP_FIN | TCP_RST);
+	struct traffic *counted = traffic_of(w->counted);
+	u32 sent = connection->sent[direction & 1];
+	u64 reach;
+
+	if (!flags || w->key.protocol != PROTOCOL_TCP || !counted || !is_credible_end(connection, &w->packet, direction))
+		return;
+	reach = counted->bytes[direction & 1] + (counted->lately[direction & 1] & BYTES_MASK) + RESET_SLACK;
+	if (reach > CLOSING_WINDOW)
+		reach = CLOSING_WINDOW;
+	if (flags & TCP_RST &&
+	    !(sent ? is_near(w->packet.sequence, sent, reach) : answers_syn(skb, w, connection->sent[!(direction & 1)])))
+		flags &= ~TCP_RST;
+	w->closes = flags;
+}
+#endif
+
 /* Write what the packet changes in its connection's entry. */
 static __always_inline void update_connection(struct __sk_buff *skb, struct assessment *c, struct work *w,
 					      const enum hook hook)
@@ -236,14 +270,13 @@ static __always_inline void update_connection(struct __sk_buff *skb, struct asse
 	struct connection *connection = c->connection;
 
 #ifdef ENDS
-	if (hook != DEVICE_EXIT)
-		w->counted = connection->place;
+	if (hook != DEVICE_EXIT) {
+		find_counted(w, &w->key, connection->place);
+		find_closing(skb, w, connection, direction_of(hook));
+	}
 #endif
 	if (c->judging && !c->deferred) {
 		store_decision(connection, &w->decision, w->epoch);
-#ifdef ENDS
-		note_revoked(connection->place, !c->pass);
-#endif
 		if (hook == POD_EGRESS && c->forward)
 			connection->state = (connection->state & ~(CONNECTION_DIALLED | CONNECTION_EXIT)) |
 					    (c->to_exit ? CONNECTION_EXIT : 0);
@@ -330,21 +363,57 @@ static __always_inline void create_connection(struct __sk_buff *skb, struct asse
 }
 
 #ifdef ENDS
+/* Keep the verdict that was written with the connection of w->key, which has a place. */
+static __always_inline void expect_end_of(struct work *w, const struct connection *connection)
+{
+	u32 number = connection->place - 1;
+	struct traffic *counted = claim_traffic(w, number);
+	u64 owner = owner_of(&w->key);
+
+	if (!counted || counted->owner != owner) {
+		count(COUNT_ENDS_UNCERTAIN);
+	} else {
+		/* A UDP socket's packets to a Service go to another backend once nf_conntrack has forgotten the last one. */
+		if (counted->state != TRAFFIC_UNLOGGED) {
+			end_traffic(counted, END_TIMEOUT, w->now);
+			*(volatile u64 *)&counted->owner = owner;
+			if (w->counted)
+				w->serial = counted->serial;
+		}
+		keep_verdict(counted, &w->logged);
+	}
+	if (counted)
+		emptying.delete(&number);
+}
+
 /* The verdict of an allowed connection was written: have its traffic reported. Of a new entry, when it has a place. */
 static __always_inline void expect_end(const struct assessment *c, struct work *w)
 {
+	bool is_dialled = c->forward && !is_zero(w->dialled);
 	struct connection *connection = c->adopted ? 0 : c->connection;
-	struct traffic *counted;
 
-	if (c->forward && !is_zero(w->dialled))
+	if (is_dialled)
 		connection = dialled_connection(w);
-	counted = connection ? traffic_of(connection->place) : 0;
-	if (!counted)
+	if (!is_dialled && (!connection || !connection->place)) {
 		w->logged.is_waiting = 1;
-	/* A UDP socket's packets to a Service go to another backend once nf_conntrack has forgotten the last one. */
-	else if (counted->state == TRAFFIC_UNLOGGED ||
-		 release_traffic(connection->place, w->now, END_TIMEOUT, w->now))
-		keep_verdict(connection->place, &w->logged);
+		return;
+	}
+	if (!connection || !connection->place) {
+		/* All packets meet the entry of the dialled address, which is gone. */
+		count(COUNT_ENDS_UNPLACED);
+		return;
+	}
+	if (is_dialled) {
+		__builtin_memcpy(w->backend, w->key.remote, 16);
+		w->backend_port = w->key.remote_port;
+		__builtin_memcpy(w->key.remote, w->dialled, 16);
+		w->key.remote_port = w->key.role ? 0 : w->dialled_port;
+	}
+	expect_end_of(w, connection);
+	if (is_dialled) {
+		__builtin_memcpy(w->key.remote, w->backend, 16);
+		w->key.remote_port = w->backend_port;
+	}
 }
 #endif
 

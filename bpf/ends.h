@@ -24,8 +24,24 @@
  * Ten seconds later it is reported as closed, with part 0. The last ACK was lost, and after
  * a minute a FIN is sent again: when the place is emptied, part 1 says that one packet came.
  *
- * No lock is taken for counting, and only one atomic addition, because these are most of what counting costs. Its word
- * is emptied long before it is full (settle), by who has claimed the place (places.h), as whoever reports has.
+ * WHOSE IT IS
+ *
+ * CPUs race for places (places.h), so a place may get another connection while a packet of the former one is under way.
+ * A report must never mix the two:
+ *
+ *   - What is not counted by addition is only written by who has claimed the place: the verdict, the owner (a hash of the
+ *     connection's key), and all that is settled. Under the claim no CPU empties the place, and it is looked up once more
+ *     whose it is. If that cannot be done, the report is given up (COUNT_ENDS_UNCERTAIN).
+ *   - A packet is counted if the owner is its connection. Counting takes no lock and one atomic addition, because these
+ *     are most of what it costs. So between that look and the addition the place may get another connection. Therefore
+ *     each addition also adds a tag, the last byte of the serial. Whoever settles the sum compares: n packets must have
+ *     n times the tag of the connection that has the place now. If not, a packet of another one is among them, and what
+ *     was counted is not reported (COUNT_ENDS_UNCERTAIN); the number part shows that something is missing. Only a packet
+ *     that is late by a multiple of 256 connections of one place would go unnoticed.
+ *
+ * Example: of 10.244.1.7's connection with serial 41, a packet has just been compared when another CPU evicts it. The
+ * place's next connection has serial 42 and carries 5 packets. The sum has 6 packets and the tags 5 * 42 + 41, which is
+ * not 6 * 42: that connection has no report.
  */
 #ifndef KUBEWEIR_ENDS_H
 #define KUBEWEIR_ENDS_H
@@ -35,14 +51,30 @@
 #define END_QUIET (10 * SECOND)
 /* After how long a connection that lives on is reported. */
 #define END_HEARTBEAT (3600 * SECOND)
+/* In units of 2^30 ns: what passes later after an RST shows that it was ignored. Until then it may have been under way. */
+#define RESET_TICK_SHIFT 30
+#define RESET_TICKS 1
+/* How much further than it has sent, headers included, the sequence number of an RST may be. */
+#define RESET_SLACK 65536
 
-#define PACKETS_SHIFT 40
-#define ONE_PACKET (1ULL << PACKETS_SHIFT)
+/* A word of lately: bytes, packets, tags. What is carried beyond the last bit is lost, as it is from a product. */
+#define PACKETS_SHIFT 34
+#define TAGS_SHIFT 56
+#define BYTES_MASK ((1ULL << PACKETS_SHIFT) - 1)
+#define PACKETS_MASK ((1ULL << (TAGS_SHIFT - PACKETS_SHIFT)) - 1)
 /*
- * At so many packets, the next one on the slow path settles them. That comes within RECENT_TICKS, so there are never
- * 2^24, and their bytes, at most 2^19 each (BIG TCP), fit 40 bits until then.
+ * At so many packets or bytes, the next packet on the slow path settles them. That comes within RECENT_TICKS: 80 ms in
+ * which 3 million packets and 12 GB have room.
  */
 #define MANY_PACKETS (1ULL << 20)
+#define MANY_BYTES (1ULL << 32)
+
+/* The word marks: how many FIN out of the pod, FIN into it, and RST have passed; and the sum of their tags. */
+#define MARK_BITS 12
+#define MARK_FIN(direction) (((direction) & 1) * MARK_BITS)
+#define MARK_RST (2 * MARK_BITS)
+#define MARK_TAGS (3 * MARK_BITS)
+#define MARK_MASK ((1ULL << MARK_BITS) - 1)
 
 /* An entry of the ring of verdicts, with the head that the kernel puts in front of it. */
 #define RING_ENTRY (sizeof(struct verdict) + 8)
@@ -61,21 +93,79 @@ static __always_inline struct traffic *traffic_of(u32 place)
 	return traffic.lookup(&number);
 }
 
-static __always_inline void add_packet(struct traffic *counted, u32 direction, u32 bytes)
+/* Another number for each connection key; never 0. Only compared where the place has had the connection anyway. */
+static __always_inline u64 owner_of(const struct connection_key *key)
 {
-	__sync_fetch_and_add(&counted->lately[direction & 1], ONE_PACKET | bytes);
+	const u64 *word = (const u64 *)key;
+
+	return (word[0] * 0x9e3779b97f4a7c15 ^ word[1] * 0xc2b2ae3d27d4eb4f ^ word[2] * 0x165667b19e3779f9 ^
+		word[3] * 0x27d4eb2f165667c5 ^ word[4] * 0xff51afd7ed558ccd ^ word[5] * 0xc4ceb9fe1a85ec53) | 1;
+}
+
+/*
+ * Have the packet counted for the connection of a key, if the place (as in struct connection) is that connection's. The
+ * serial is read first: so it is never that of a later connection.
+ */
+static __always_inline void find_counted(struct work *w, const struct connection_key *key, u32 place)
+{
+	struct traffic *counted = traffic_of(place);
+
+	w->counted = 0;
+	if (!counted)
+		return;
+	w->serial = *(volatile u32 *)&counted->serial;
+	if (*(volatile u64 *)&counted->owner == owner_of(key))
+		w->counted = place;
+}
+
+static __always_inline void add_packet(struct traffic *counted, u32 direction, u32 bytes, u32 serial)
+{
+	__sync_fetch_and_add(&counted->lately[direction & 1],
+			     (u64)serial << TAGS_SHIFT | 1ULL << PACKETS_SHIFT | bytes);
+}
+
+static __always_inline void add_mark(struct traffic *counted, u32 shift, u32 serial)
+{
+	/* Once is enough, so a flood of them does not fill the word. */
+	if (!(*(volatile u64 *)&counted->marks >> shift & MARK_MASK))
+		__sync_fetch_and_add(&counted->marks, 1ULL << shift | (u64)(serial & 0xff) << MARK_TAGS);
+}
+
+static __always_inline bool has_many(const struct traffic *counted, u32 direction)
+{
+	u64 lately = counted->lately[direction & 1];
+
+	return (lately >> PACKETS_SHIFT & PACKETS_MASK) > MANY_PACKETS || (lately & BYTES_MASK) > MANY_BYTES;
+}
+
+static __always_inline void settle_marks(struct traffic *counted)
+{
+	u64 marks = *(volatile u64 *)&counted->marks;
+	u64 fin[2] = {marks & MARK_MASK, marks >> MARK_FIN(1) & MARK_MASK}, reset = marks >> MARK_RST & MARK_MASK;
+
+	if (!marks)
+		return;
+	__sync_fetch_and_add(&counted->marks, -marks);
+	if ((fin[0] + fin[1] + reset) * (counted->serial & 0xff) != marks >> MARK_TAGS)
+		counted->uncertain = 1;
+	for (int i = 0; i < 2; i++)
+		counted->fin[i] |= !!fin[i];
+	counted->reset |= !!reset;
 }
 
 /* Move what was counted lately to where it has room. The place must be claimed. */
 static __always_inline void settle(struct traffic *counted)
 {
 	for (int i = 0; i < 2; i++) {
-		u64 lately = *(volatile u64 *)&counted->lately[i];
+		u64 lately = *(volatile u64 *)&counted->lately[i], packets = lately >> PACKETS_SHIFT & PACKETS_MASK;
 
 		__sync_fetch_and_add(&counted->lately[i], -lately);
-		counted->packets[i] += lately >> PACKETS_SHIFT;
-		counted->bytes[i] += lately & (ONE_PACKET - 1);
+		if ((u8)(packets * counted->serial) != lately >> TAGS_SHIFT)
+			counted->uncertain = 1;
+		counted->packets[i] += packets;
+		counted->bytes[i] += lately & BYTES_MASK;
 	}
+	settle_marks(counted);
 }
 
 /*
@@ -110,36 +200,45 @@ static __always_inline u64 number_of_entry(const struct verdict *verdict, u64 be
 	return first + ((offset / 32 * ENTRY_OF_UNIT - first) & (ENTRIES_APART - 1));
 }
 
-/* Report what was counted since the last time. Return 0 if the ring is full; then nothing is changed. */
+static __always_inline void forget_counts(struct traffic *counted)
+{
+	for (int i = 0; i < 2; i++)
+		counted->bytes[i] = counted->packets[i] = 0;
+}
+
+/*
+ * Report what was counted since the last time, and settled. Return 0 if the ring is full; then nothing is changed. What
+ * is uncertain is not reported.
+ */
 static __always_inline bool report_traffic(struct traffic *counted, u8 how, u64 until)
 {
-	struct connection_end *end = connection_ends.ringbuf_reserve(sizeof(*end));
+	struct connection_end *end;
 
-	if (!end)
-		return 0;
-	end->verdict = counted->verdict;
-	end->ring = counted->ring;
-	end->number = counted->number;
-	end->since_ns = counted->since_ns;
-	end->until_ns = until;
-	end->part = counted->part;
-	end->how = how;
-	end->padding[0] = end->padding[1] = end->padding[2] = 0;
-	settle(counted);
-	for (int i = 0; i < 2; i++) {
-		end->bytes[i] = counted->bytes[i];
-		end->packets[i] = counted->packets[i];
-		counted->bytes[i] = counted->packets[i] = 0;
+	if (counted->uncertain) {
+		count_undisturbed(COUNT_ENDS_UNCERTAIN, 1);
+		counted->uncertain = counted->fin[0] = counted->fin[1] = counted->reset = 0;
+	} else {
+		end = connection_ends.ringbuf_reserve(sizeof(*end));
+		if (!end)
+			return 0;
+		end->verdict = counted->verdict;
+		end->ring = counted->ring;
+		end->number = counted->number;
+		end->since_ns = counted->since_ns;
+		end->until_ns = until;
+		end->part = counted->part;
+		end->how = how;
+		end->padding[0] = end->padding[1] = end->padding[2] = 0;
+		for (int i = 0; i < 2; i++) {
+			end->bytes[i] = counted->bytes[i];
+			end->packets[i] = counted->packets[i];
+		}
+		connection_ends.ringbuf_submit(end, BPF_RB_NO_WAKEUP);
 	}
-	connection_ends.ringbuf_submit(end, BPF_RB_NO_WAKEUP);
+	forget_counts(counted);
 	counted->since_ns = until;
 	counted->part++;
 	return 1;
-}
-
-static __always_inline bool has_closed(const struct traffic *counted)
-{
-	return counted->fin[EGRESS] && counted->fin[INGRESS];
 }
 
 /* Whether there is anything that no report that ends the connection has told. */
@@ -150,53 +249,63 @@ static __always_inline bool is_unreported(const struct traffic *counted)
 						       counted->lately[0] || counted->lately[1]));
 }
 
-/* How the connection ended. otherwise: if neither the packets nor a policy say so. */
-static __always_inline u8 how_ended(const struct traffic *counted, u8 otherwise)
+static __always_inline bool has_closed(const struct traffic *counted)
 {
-	if (counted->revoked)
-		return END_REVOKED;
+	return counted->fin[EGRESS] && counted->fin[INGRESS];
+}
+
+/* Whether an RST has passed, and nothing much later: whoever receives one that it ignores goes on. */
+static __always_inline bool was_reset(const struct traffic *counted, u64 last)
+{
+	u64 at = counted->reset_at;
+
+	return counted->reset && at >> 32 == counted->serial &&
+	       (s32)((u32)(last >> RESET_TICK_SHIFT) - (u32)at) <= RESET_TICKS;
+}
+
+/* How the connection ended, by what is settled. last: its last packet. otherwise: if no packet says it. */
+static __always_inline u8 how_ended(const struct traffic *counted, u64 last, u8 otherwise)
+{
 	if (has_closed(counted))
 		return END_CLOSED;
-	return counted->reset ? END_RESET : otherwise;
+	return was_reset(counted, last) ? END_RESET : otherwise;
 }
 
-/* Report the connection that leaves a place, and leave nothing of it for the next one. Also run by user space. */
+/* Whether policy has denied the connection when it was judged last. */
+static __always_inline bool is_denied_by_policy(u8 verdict, u8 reason)
+{
+	return verdict == VERDICT_DENY && (reason == REASON_DEFAULT_DENY || reason == REASON_EXPLICIT_DENY);
+}
+
+/*
+ * Report the connection that leaves a place, which is claimed, and leave nothing of it for the next one. otherwise: how
+ * it ended, if no packet says it. Also run by user space.
+ */
 static __always_inline void end_traffic(struct traffic *counted, u8 otherwise, u64 until)
 {
-	if (is_unreported(counted) && !report_traffic(counted, how_ended(counted, otherwise), until))
-		count_undisturbed(COUNT_ENDS_LOST, 1);
-	counted->state = TRAFFIC_UNLOGGED;
 	settle(counted);
-	for (int i = 0; i < 2; i++) {
-		counted->bytes[i] = counted->packets[i] = 0;
-		counted->fin[i] = 0;
-	}
-	counted->reset = counted->revoked = 0;
-	counted->serial++;
+	if (is_unreported(counted) && !report_traffic(counted, how_ended(counted, until, otherwise), until))
+		count_undisturbed(COUNT_ENDS_LOST, 1);
+	*(volatile u64 *)&counted->owner = 0;
+	*(volatile u32 *)&counted->serial = counted->serial + 1;
+	/* What was counted since then. What comes even later has another tag than the next connection's. */
+	for (int i = 0; i < 2; i++)
+		__sync_fetch_and_add(&counted->lately[i], -*(volatile u64 *)&counted->lately[i]);
+	__sync_fetch_and_add(&counted->marks, -*(volatile u64 *)&counted->marks);
+	forget_counts(counted);
+	counted->state = TRAFFIC_UNLOGGED;
+	counted->fin[0] = counted->fin[1] = counted->reset = counted->uncertain = 0;
 }
 
-/* Keep the verdict that w->logged has with the traffic of a place. */
-static __always_inline void keep_verdict(u32 place, const struct logged_verdict *logged)
+/* Keep the verdict that was written with the traffic of a place, which is claimed. */
+static __always_inline void keep_verdict(struct traffic *counted, const struct logged_verdict *logged)
 {
-	struct traffic *counted = traffic_of(place);
-
-	if (!counted)
-		return;
 	counted->verdict = logged->verdict;
 	counted->ring = logged->ring;
 	counted->number = logged->number;
 	counted->since_ns = logged->verdict.time_ns;
 	counted->part = 0;
 	counted->state = TRAFFIC_LOGGED;
-}
-
-/* Whether policy allows the connection, which it did, no longer. It may again. */
-static __always_inline void note_revoked(u32 place, bool is_revoked)
-{
-	struct traffic *counted = traffic_of(place);
-
-	if (counted && counted->revoked != is_revoked)
-		counted->revoked = is_revoked;
 }
 
 #endif

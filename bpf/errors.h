@@ -65,7 +65,7 @@ static __always_inline bool is_near_sent(const struct connection *connection, co
 {
 	u32 sent = connection->sent[direction & 1];
 
-	return !sent || quoted->sequence - sent + SEQUENCE_WINDOW <= 2 * SEQUENCE_WINDOW;
+	return !sent || is_near(quoted->sequence, sent, SEQUENCE_WINDOW);
 }
 
 /* Whether an ICMP error is about a connection that policy allows now. Then w->key is that connection's. */
@@ -89,7 +89,7 @@ static __always_inline bool is_about_allowed(struct __sk_buff *skb, struct work 
 	if (connection && is_allowed_now(w, endpoint, connection) &&
 	    (quoted.protocol != PROTOCOL_TCP || is_near_sent(connection, &quoted, !direction))) {
 #ifdef ENDS
-		w->counted = connection->place;
+		find_counted(w, &w->key, connection->place);
 #endif
 		return 1;
 	}

@@ -126,7 +126,7 @@ static __always_inline int follow_first_fragment(struct __sk_buff *skb, struct w
 	struct connection *connection = hook == DEVICE_EXIT ? 0 : connections.lookup(&first->connection);
 
 	if (connection)
-		w->counted = connection->place;
+		find_counted(w, &first->connection, connection->place);
 #endif
 	return TC_ACT_UNSPEC;
 }

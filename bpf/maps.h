@@ -172,12 +172,22 @@ struct work {
 	struct connection later_fresh;
 #ifdef ENDS
 	u32 counted; /* place of the connection that the packet is counted for; 0: none (ends.h) */
+	u32 serial;  /* of its traffic */
+	u8 closes;   /* FIN and RST of the packet, if they are marked there */
+	u8 padding;
+	u16 backend_port; /* where the connection to the dialled address goes, while w->key has that */
+	u8 backend[16];
 	struct logged_verdict logged;
 	struct logged_verdict later_logged;
 #endif
 };
-/* The second one is for add_connection, which a packet may interrupt on older kernels. */
-BPF_F_TABLE("percpu_array", u32, struct work, works, 2, 0);
+/* The second one is for add_connection, the third for expire_places: on older kernels a packet may interrupt them. */
+#ifdef ENDS
+#define WORKS 3
+#else
+#define WORKS 2
+#endif
+BPF_F_TABLE("percpu_array", u32, struct work, works, WORKS, 0);
 
 static __always_inline u64 setting(u32 word)
 {

@@ -269,35 +269,74 @@ static __always_inline bool claim_place(u32 number, u64 now)
 }
 
 #ifdef ENDS
-/*
- * Report the connection that has this place until another one gets it, under the same key or with another verdict.
- * Return 0 if another CPU empties the place.
- */
-static __always_inline bool release_traffic(u32 place, u64 until, u8 how, u64 now)
+/* Claim a place of w->key's connection, and return its traffic. 0: another CPU has claimed it, or it is not its place. */
+static __always_inline struct traffic *claim_traffic(struct work *w, u32 number)
 {
-	struct traffic *counted = traffic_of(place);
-	u32 number = place - 1;
+	struct place *place;
 
-	if (!counted || !claim_place(number, now))
+	if (!claim_place(number, w->now))
 		return 0;
-	end_traffic(counted, how, until);
+	place = places.lookup(&number);
+	if (place && is_same(&place->key, &w->key))
+		return traffic.lookup(&number);
+	emptying.delete(&number);
+	return 0;
+}
+
+/*
+ * Report the connection that has w->fresh.place until another one gets it under the same key, w->key. Return 0 if it
+ * cannot have the place, because that is claimed or is another connection's by now.
+ */
+static __always_inline bool release_traffic(struct work *w)
+{
+	struct connection *former = connections.lookup(&w->key);
+	bool was_alive = former && !is_expired(former, w->key.protocol, w->now);
+	u64 until = former ? former->last_ns : w->now;
+	u32 number = w->fresh.place - 1;
+	struct traffic *counted = claim_traffic(w, number);
+
+	if (!counted)
+		return 0;
+	/* A packet has ended it. */
+	end_traffic(counted, was_alive ? END_EVICTED : END_TIMEOUT, until);
 	emptying.delete(&number);
 	return 1;
 }
 
-/* The same of a place that is being emptied, and is claimed. */
-static __always_inline void end_occupant(const struct place *old, u32 number, u64 now, bool was_alive)
+/* The connection of w->key has got a place: from now on it is counted there. */
+static __always_inline void own_traffic(struct work *w, u32 number)
+{
+	struct traffic *counted = claim_traffic(w, number);
+
+	if (counted && !counted->owner) {
+		if (w->logged.is_waiting)
+			keep_verdict(counted, &w->logged);
+		*(volatile u64 *)&counted->owner = owner_of(&w->key);
+	} else if (w->logged.is_waiting) {
+		count_undisturbed(COUNT_ENDS_UNCERTAIN, 1);
+	}
+	if (counted)
+		emptying.delete(&number);
+	w->logged.is_waiting = 0;
+}
+
+/* Report the connection of a place that is being emptied, and is claimed. */
+static __always_inline void end_occupant(const struct place *old, u32 number, u64 now)
 {
 	u32 pod = old->key.endpoint;
 	struct connection *connection = occupant_of(old, number);
 	struct traffic *counted = traffic.lookup(&number);
+	u8 how = END_EVICTED;
 
-	if (counted)
-		end_traffic(counted,
-			    !budgets.lookup(&pod)	? END_POD_GONE
-			    : was_alive || !connection ? END_EVICTED
-							: END_TIMEOUT,
-			    connection ? connection->last_ns : now);
+	if (!counted)
+		return;
+	if (!budgets.lookup(&pod))
+		how = END_POD_GONE;
+	else if (connection && is_denied_by_policy(connection->verdict, connection->reason))
+		how = END_REVOKED;
+	else if (connection && is_expired(connection, old->key.protocol, now))
+		how = END_TIMEOUT;
+	end_traffic(counted, how, connection ? connection->last_ns : now);
 }
 #endif
 
@@ -318,7 +357,7 @@ static __always_inline bool vacate(struct place *old, u32 number, u64 now, bool 
 	place = places.lookup(&number);
 #ifdef ENDS
 	if (place && is_same(&place->key, &old->key))
-		end_occupant(old, number, now, was_alive);
+		end_occupant(old, number, now);
 #endif
 	was_deleted = place && is_same(&place->key, &old->key) && place->payer == old->payer &&
 		      place->account == old->account && !places.delete(&number);
@@ -390,16 +429,6 @@ static __always_inline bool holds_place(struct work *w)
 	return place && is_same(&place->key, &w->key);
 }
 
-#ifdef ENDS
-/* The entry of a verdict that was written has its place now. */
-static __always_inline void keep_waiting_verdict(struct work *w)
-{
-	if (w->logged.is_waiting)
-		keep_verdict(w->fresh.place, &w->logged);
-	w->logged.is_waiting = 0;
-}
-#endif
-
 /*
  * Store w->fresh under w->key, with a place of its own: the one that it names if it holds that, else another. Return
  * false if there is no room. This is the last step of a program run, when the verifier has little left to follow.
@@ -412,22 +441,15 @@ static __always_inline bool store_connection(struct work *w)
 
 	w->unstored = 0;
 #ifdef ENDS
-	if (fresh->place) {
-		struct connection *former = connections.lookup(&w->key);
-		bool was_alive = former && !is_expired(former, w->key.protocol, w->now);
-
-		/* It has the same key, so a packet has ended it. */
-		if (!release_traffic(fresh->place, former ? former->last_ns : w->now,
-				     was_alive ? END_EVICTED : END_TIMEOUT, w->now))
-			fresh->place = 0;
-	}
+	if (fresh->place && !release_traffic(w))
+		fresh->place = 0;
 #endif
 	if (fresh->place) {
 		if (connections.update(&w->key, fresh))
 			return 0;
 		if (holds_place(w)) {
 #ifdef ENDS
-			keep_waiting_verdict(w);
+			own_traffic(w, fresh->place - 1);
 #endif
 			return 1;
 		}
@@ -447,7 +469,7 @@ static __always_inline bool store_connection(struct work *w)
 			break;
 		if (enter_place(w, budget, number)) {
 #ifdef ENDS
-			keep_waiting_verdict(w);
+			own_traffic(w, number);
 #endif
 			return 1;
 		}

@@ -96,6 +96,7 @@ static __always_inline struct work *start_work(struct __sk_buff *skb, const stru
 	w->is_later = 0;
 #ifdef ENDS
 	w->counted = 0;
+	w->closes = 0;
 	w->logged.is_waiting = 0;
 #endif
 	w->now = bpf_ktime_get_ns();
@@ -149,11 +150,15 @@ static __always_inline int finish(struct work *w, int action, const bool twice)
 #endif
 		if (w->unstored && !store_connection(w)) {
 			count(COUNT_CONNECTIONS_FULL);
+#ifdef ENDS
+			if (w->logged.is_waiting)
+				count(COUNT_ENDS_UNPLACED);
+#endif
 			action = refuse(w, w->fresh.direction & 1, REASON_MAP_FULL);
 		}
 #ifdef ENDS
 		else if (!i && is_stored)
-			w->counted = w->fresh.place;
+			find_counted(w, &w->key, w->fresh.place);
 #endif
 		if (w->refused) {
 			w->refused = 0;
@@ -164,7 +169,7 @@ static __always_inline int finish(struct work *w, int action, const bool twice)
 }
 
 /* End the run of a pod's hook: count the packet if it passes. */
-static __always_inline int passed(struct __sk_buff *skb, const struct work *w, int action, u32 direction)
+static __always_inline int passed(struct __sk_buff *skb, struct work *w, int action, u32 direction)
 {
 #ifdef ENDS
 	if (action == TC_ACT_UNSPEC)
@@ -457,8 +462,8 @@ int close_windows(struct __sk_buff *skb)
 
 /*
  * Run by user space (BPF_PROG_RUN) with an expire_request: empty the places whose
- * connections have expired. Return how many are in use. It keeps nothing in works, because
- * on older kernels a packet may interrupt it. With ENDS, connections that have ended are reported; if the request says
+ * connections have expired. Return how many are in use. It keeps nothing in works that packets use, because
+ * on older kernels one may interrupt it. With ENDS, connections that have ended are reported; if the request says
  * that it is the last one, all are, and how many of them the ring had no room for is returned.
  */
 int expire_places(struct __sk_buff *skb)
@@ -467,7 +472,12 @@ int expire_places(struct __sk_buff *skb)
 	u32 head[4] = {}, used = 0;
 	struct place old;
 #ifdef ENDS
-	u32 unreported = 0;
+	u32 unreported = 0, third = 2;
+	struct work *w = works.lookup(&third);
+
+	if (!w)
+		return 0;
+	w->now = now;
 #endif
 
 	if (bpf_skb_load_bytes(skb, 16, head, sizeof(head)))
@@ -480,14 +490,14 @@ int expire_places(struct __sk_buff *skb)
 		if (!place)
 			continue;
 		old = *place;
+#ifdef ENDS
+		if (!look_at_traffic(w, &old, number, head[1]))
+			unreported++;
+#endif
 		if (occupancy_of(&old, number, now) == VACANT)
 			vacate(&old, number, now, 0);
 		else
 			used++;
-#ifdef ENDS
-		if (!look_at_traffic(&old, number, now, head[1]))
-			unreported++;
-#endif
 	}
 #ifdef ENDS
 	if (head[1])

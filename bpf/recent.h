@@ -104,7 +104,7 @@ static __always_inline bool passed_recently(struct __sk_buff *skb, const struct 
 		return 0;
 	if (direction == EGRESS && recent->stamped && !stamp_recent(skb, packet, recent))
 		return 0;
-	add_packet(counted, direction, skb->len);
+	add_packet(counted, direction, skb->len, recent->serial);
 	return 1;
 #else
 	return direction == INGRESS || !recent->stamped || stamp_recent(skb, packet, recent);
@@ -138,10 +138,8 @@ static __always_inline void remember_passing(struct __sk_buff *skb, const struct
 		recent->confirm = w->origin.confirm;
 	}
 #ifdef ENDS
-	struct traffic *counted = traffic_of(w->counted);
-
-	recent->place = counted ? w->counted : 0;
-	recent->serial = counted ? counted->serial : 0;
+	recent->place = w->counted;
+	recent->serial = w->serial;
 #endif
 }
 

@@ -312,9 +312,6 @@ static __always_inline void confirm(struct work *w)
 	connection->verdict = w->decision.verdict;
 	connection->reason = w->decision.reason;
 	connection->epoch = w->epoch;
-#ifdef ENDS
-	note_revoked(connection->place, !passes(w->decision.verdict));
-#endif
 }
 
 #endif

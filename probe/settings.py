@@ -96,7 +96,7 @@ class Settings(MetricsSettings):
     their logging is switched off. A record that is not logged says so, and is on no other topic."""
     ends: bool = setting("WEIR_ENDS", default=False)
     """Whether the end of a logged, allowed connection is reported on the topic flows.ended: what it carried, and how it
-    ended. It takes 176 bytes more for each connection that the node remembers. Switching it makes other maps, as a
+    ended. It takes 200 bytes more for each connection that the node remembers. Switching it makes other maps, as a
     change of their sizes does: connections go on, and those that are open are not reported, or not to their end."""
     netns: Path | None = setting("WEIR_NETNS", None)
     """Path of the node's network namespace, if it is not that of the process (as in the demo)."""

@@ -47,7 +47,7 @@ BYTES: Final = {
 }
 """Memory that the kernel takes for one unit of each size, at once. The maps of policy and of addresses take more for
 what is in them."""
-_TRAFFIC_BYTES: Final = 176
+_TRAFFIC_BYTES: Final = 200
 """Memory of what a connection carries (WEIR_ENDS)."""
 _FIXED_BYTES: Final = 7 << 20
 """Memory of the maps of fixed size."""

@@ -20,10 +20,13 @@ END: Final = end_dtype(VERDICT)
 TRAFFIC: Final = np.dtype(
     [
         ("lately", "<u8", (2,)),
+        ("marks", "<u8"),
+        ("owner", "<u8"),
         ("serial", "<u4"),
         ("fin", "u1", (2,)),
         ("reset", "u1"),
-        ("revoked", "u1"),
+        ("uncertain", "u1"),
+        ("reset_at", "<u8"),
         ("since_ns", "<u8"),
         ("ring", "<u8"),
         ("number", "<u8"),

@@ -84,8 +84,12 @@ class Predecessor:
             is_equal = all(name in self.maps and self.layout.maps[name] == MAPS[name] for name in names)
             if is_equal and all(self.sizes.get(size) == sizes.get(size) for size in needed):
                 found |= {name: self.maps.folder / name for name in names}
-        if "places" in found and self.layout.maps.get(TRAFFIC_MAP) == ENDS_MAPS[TRAFFIC_MAP]:
-            found[TRAFFIC_MAP] = self.maps.folder / TRAFFIC_MAP
+        if "places" in found and sizes.get(ENDS):
+            if self.layout.maps.get(TRAFFIC_MAP) == ENDS_MAPS[TRAFFIC_MAP]:
+                found[TRAFFIC_MAP] = self.maps.folder / TRAFFIC_MAP
+            else:
+                # The traffic of a place says whose it is: connections that have none would never be counted.
+                found = {name: pin for name, pin in found.items() if name not in next(iter(_SHARED))}
         self._shares_traffic = TRAFFIC_MAP in found
         return found
 

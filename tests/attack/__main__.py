@@ -16,6 +16,7 @@ from enrich.runtime.process import Exit, configure_logs
 from probe.kernel.attach import Mode
 from probe.kernel.program import LoadError
 from tests.attack import classes
+from tests.attack.loading import load_all
 from tests.attack.runner import run
 from tests.kernel.rig import SIZES, WITH_ENDS
 
@@ -32,8 +33,11 @@ _TOOLS = ("ip", "nsenter", "nft", "sysctl")
 @click.option("--only", metavar="GLOB", default="*", help="Run only classes whose name matches.")
 @click.option("--short", is_flag=True, help="One round of each class, attached as the probe does by default.")
 @click.option("--ends", is_flag=True, help="Attack the programs of WEIR_ENDS=1.")
+@click.option(
+    "--load", "only_load", is_flag=True, help="Attack nothing: load all programs, with and without WEIR_ENDS=1."
+)
 @click.option("--list", "names", is_flag=True, help="List the names of the classes.")
-def main(rounds: int, mode: str | None, only: str, *, short: bool, ends: bool, names: bool) -> None:
+def main(rounds: int, mode: str | None, only: str, *, short: bool, ends: bool, only_load: bool, names: bool) -> None:
     """Attack the real programs at real veth pairs, on the kernel of this machine, in network namespaces of their own.
 
     Prints a line for each class: what was tried, how often, how many got through, how many packets that policy allows
@@ -54,6 +58,8 @@ def main(rounds: int, mode: str | None, only: str, *, short: bool, ends: bool, n
     if not any(line.split()[2] == "bpf" for line in Path("/proc/mounts").read_text().splitlines()):
         _end("needs a BPF file system: mount -t bpf bpf /sys/fs/bpf", Exit.UNABLE)
     configure_logs("error", "auto")
+    if only_load:
+        sys.exit(Exit.OK if load_all(click.echo) else Exit.UNEXPECTED)
     modes = cast("list[Mode]", [mode] if mode else ["tcx", "clsact"])
     rounds, most = (1, 1) if short else (rounds, 2)
     try:

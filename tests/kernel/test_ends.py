@@ -253,6 +253,147 @@ def test_a_revoked_connection_and_what_passes_when_it_is_allowed_again(rig: Rig,
     assert (names(np.array([end])), end["part"], end["packets"].tolist()) == (["timeout"], 1, [1, 0])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_connection_that_policy_has_revoked_while_it_was_idle(rig: Rig, family: int) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    rig.apply()
+    with receiving(server, family), open_socket(client, family, socket.SOCK_DGRAM) as out:
+        to = server.address(family), PORT
+        out.sendto(b"1", to)
+        rig.policy("a/other", **TO_CLIENT, policyTypes=["Egress"], egress=[{}])
+        rig.apply()
+        sweep(rig)
+        assert not len(of_pod(rig, reports(rig), client)), "still allowed, by another policy"
+        rig.policy("a/other", **TO_CLIENT, policyTypes=["Egress"])
+        rig.apply()
+        sweep(rig)
+        (end,) = of_pod(rig, reports(rig), client)
+        assert (names(np.array([end])), end["packets"].tolist()) == (["revoked"], [1, 0])
+        sweep(rig)
+        assert not len(of_pod(rig, reports(rig), client)), "once"
+        rig.policies.clear()
+        rig.apply()
+        out.sendto(b"2", to)
+    # The server's policy has always allowed it.
+    age(rig, 200)
+    sweep(rig)
+    found = reports(rig)
+    assert names(of_pod(rig, found, client)) == names(of_pod(rig, found, server)) == ["timeout"]
+    assert of_pod(rig, found, client)["part"].tolist() == [1]
+
+
+def test_an_idle_connection_that_expires_when_policy_has_just_revoked_it(rig: Rig) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    rig.apply()
+    with receiving(server, 4), open_socket(client, 4, socket.SOCK_DGRAM) as out:
+        out.sendto(b"1", (server.address(4), PORT))
+    rig.policy("a/in", podSelector={"matchLabels": {"app": "server"}}, policyTypes=["Ingress"])
+    rig.apply()
+    age(rig, 200)
+    sweep(rig)
+    found = reports(rig)
+    assert (names(of_pod(rig, found, client)), names(of_pod(rig, found, server))) == (["timeout"], ["revoked"])
+
+
+def forged(client: Space, family: int, source: tuple[str, int], to: tuple[str, int], flags: int, number: int) -> None:
+    """Send a TCP packet without data from the client, with any sequence number."""
+    header = struct.pack("!HHIIBBHHH", source[1], to[1], number, 0, 5 << 4, flags, 1000, 0, 0)
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+
+    def send() -> None:
+        with socket.socket(kind, socket.SOCK_RAW, TCP) as raw:
+            raw.bind((source[0], 0))
+            raw.sendto(header, (to[0], 0))
+
+    run_in(client, send)
+
+
+RST, FIN = 4, 1
+
+
+def state_of(rig: Rig, pod: Space, port: int) -> Any:
+    """Return the entry of the pod's connection to a port."""
+    keys, values = rig.maps["connections"].entries()
+    number = rig.installer.endpoints[pod.index]
+    (found,) = values[(keys["endpoint"] == number) & (keys["remote_port"] == port)]
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_forged_end_that_is_not_credible_changes_nothing(rig: Rig, family: int) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    rig.apply()
+    to = server.address(family), PORT
+    with listen(server, family, PORT) as listening, open_socket(client, family, socket.SOCK_STREAM) as out:
+        out.connect(to)
+        accepted, _ = listening.accept()
+        with accepted:
+            source = out.getsockname()[:2]
+            sent = int(state_of(rig, client, PORT)["sent"][0])
+            for flags in (RST, FIN):
+                # The second one is as far from the first one as that was from what the client has sent.
+                for far in (1 << 30, 2 << 30):
+                    forged(client, family, source, to, flags, (sent + far) % (1 << 32))
+            until(lambda: of_pod_packets(rig, client) >= 3 + 4)
+            entry = state_of(rig, client, PORT)
+            assert not entry["state"] & 0x02, "CONNECTION_CLOSING"
+            assert int(entry["sent"][0]) == sent
+            age(rig, QUIET_S)
+            sweep(rig)
+            assert not len(reports(rig)), "it lives on"
+            # In the window of FIN and RST, but further than the client can have sent.
+            forged(client, family, source, to, RST, (sent + (1 << 22)) % (1 << 32))
+            until(lambda: of_pod_packets(rig, client) >= 3 + 5)
+            assert state_of(rig, client, PORT)["state"] & 0x02, "the next one is not known to be forged"
+            age(rig, QUIET_S)
+            sweep(rig)
+            assert not len(reports(rig))
+            age(rig, 121)
+            sweep(rig)
+            assert names(of_pod(rig, reports(rig), client)) == ["timeout"]
+
+
+def of_pod_packets(rig: Rig, pod: Space) -> int:
+    """Return how many packets of the pod's connections were counted and not reported."""
+    _, values = rig.maps[TRAFFIC_MAP].entries()
+    mine = values[(values["verdict"]["endpoint"] == rig.installer.endpoints[pod.index]) & (values["state"] != 0)]
+    lately = mine["lately"] >> np.uint64(34) & np.uint64((1 << 22) - 1)
+    return int((mine["packets"] + lately)[:, 0].sum())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_rst_after_which_the_connection_goes_on_was_ignored(rig: Rig, family: int) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    rig.apply()
+    to = server.address(family), PORT
+    with listen(server, family, PORT) as listening, open_socket(client, family, socket.SOCK_STREAM) as out:
+        out.connect(to)
+        accepted, _ = listening.accept()
+        with accepted:
+            # A challenge ACK answers one that is in the window, and not the next number (RFC 5961).
+            sent = int(state_of(rig, client, PORT)["sent"][0])
+            forged(client, family, out.getsockname()[:2], to, RST, (sent + 1000) % (1 << 32))
+            until(lambda: state_of(rig, client, PORT)["state"] & 0x02)
+            earlier_resets(rig, 3)
+            out.sendall(b"I live on")
+            assert accepted.recv(100) == b"I live on"
+            age(rig, QUIET_S)
+            sweep(rig)
+            assert not len(of_pod(rig, reports(rig), client))
+    age(rig, QUIET_S)
+    sweep(rig)
+    assert names(of_pod(rig, reports(rig), client)) in (["closed"], [])
+
+
+def earlier_resets(rig: Rig, seconds: int) -> None:
+    """Have every RST so far be so much earlier."""
+    keys, values = rig.maps[TRAFFIC_MAP].entries()
+    for key, value in zip(keys, values.copy(), strict=True):
+        if value["reset_at"]:
+            value["reset_at"] -= seconds
+            rig.maps[TRAFFIC_MAP].set(key.tobytes(), value.tobytes())
+
+
 def test_a_pod_that_is_gone(rig: Rig) -> None:
     client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
     rig.apply()

@@ -1,0 +1,34 @@
+"""Loads all programs, with and without reports of connections: the verifier of each kernel takes others."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from probe.kernel.maps import Maps
+from probe.kernel.program import PROGRAMS, LoadError
+from tests.kernel.rig import SIZES, WITH_ENDS
+
+_VARIANTS: Final = {"WEIR_ENDS=0": SIZES, "WEIR_ENDS=1": WITH_ENDS}
+
+
+def load_all(say: Callable[[str], None]) -> bool:
+    """Load all programs of each variant; return whether the kernel has taken every one. Say a line for each variant."""
+    are_taken = True
+    for name, sizes in _VARIANTS.items():
+        pins = Path("/sys/fs/bpf") / f"kubeweir-test-{secrets.token_hex(3)}"
+        started = time.monotonic()
+        try:
+            Maps.open(pins, sizes).close()
+        except LoadError as error:
+            are_taken = False
+            say(f"FAILED: the programs of {name} are not taken by this kernel: {error}\n{error.log}")
+        else:
+            say(f"the {len(PROGRAMS)} programs of {name} load ({time.monotonic() - started:.0f} s)")
+        finally:
+            shutil.rmtree(pins, ignore_errors=True)
+    return are_taken

@@ -1,0 +1,100 @@
+"""Processors that meet at the place of a connection, with time between their steps: no report is of two connections."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from netns import Space, open_socket
+
+import bpf as sources
+from probe.kernel.ends import report_all
+from probe.kernel.layout import Config, Counter
+from tests.kernel.rig import SMALL, WITH_ENDS, Rig, both
+
+pytestmark = [pytest.mark.kernel, pytest.mark.one_mode]
+
+_START = "#define KUBEWEIR_ENDS_H\n"
+_WAIT = """
+static __always_inline void wait_a_little(void)
+{
+#pragma clang loop unroll(disable)
+	for (int turn = 0; turn < 300; turn++)
+		bpf_ktime_get_ns();
+}
+"""
+"""Some microseconds, in which another processor empties the place and enters a connection of its own."""
+_STEPS = {
+    # Between the look at the place and what follows it.
+    "ends.h": "	add_packet(counted, direction, skb->len, serial);\n",
+    "places.h": "	if (counted && !counted->owner) {\n",
+}
+_LIMIT = 8
+"""Connections of a pod: four places of its own, and as many that are lent."""
+_PORTS = 6000
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Rig]:
+    """Return a rig whose programs wait between looking whose a place is, and writing there."""
+    folder = tmp_path / "bpf"
+    shutil.copytree(sources.ROOT, folder)
+    for file, step in (("sweep.h", "	add_packet(counted, direction, skb->len, serial);\n"),
+                       ("places.h", "			own_traffic(w, number);\n")):  # fmt: skip
+        text = (folder / file).read_text()
+        assert text.count(step) == 1
+        (folder / file).write_text(text.replace(step, f"	wait_a_little();\n{step}"))
+    text = (folder / "ends.h").read_text()
+    assert text.count(_START) == 1
+    (folder / "ends.h").write_text(text.replace(_START, _START + _WAIT))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "POLICY_SOURCE", folder / "policy.c")
+        made = Rig(tmp_path, "tcx", sizes={**WITH_ENDS, **SMALL})
+    made.maps.configure(Config.POD_CONNECTIONS, _LIMIT)
+    yield made
+    made.close()
+
+
+def _send(pod: Space, to: str, size: int) -> None:
+    with open_socket(pod, 4, socket.SOCK_DGRAM) as out:
+        for port in range(10_000, 10_000 + _PORTS):
+            out.sendto(bytes(size), (to, port))
+
+
+def _taken(rig: Rig) -> np.ndarray[Any, Any]:
+    assert rig.ring.ends is not None
+    first, found = rig.ring.ends.read_entries(1 << 20)
+    rig.ring.ends.release(first + len(found))
+    return found
+
+
+def test_no_report_mixes_two_connections(slow: Rig) -> None:
+    """Each connection is one packet, whose length says which sender it is of."""
+    pod = both(slow, "a/pod", 1)
+    slow.apply()
+    first = slow.ring.next_number
+    sizes = {"10.244.9.1": 100, "10.244.9.2": 200, "10.244.9.3": 300}
+    threads = [threading.Thread(target=_send, args=(pod, to, size)) for to, size in sizes.items()]
+    for thread in threads:
+        thread.start()
+    found = [_taken(slow)]
+    while any(thread.is_alive() for thread in threads):
+        found.append(_taken(slow))
+    while report_all(slow.maps):
+        found.append(_taken(slow))
+    ends = np.concatenate([*found, _taken(slow)])
+    verdicts = slow.drain()
+    uncertain = slow.maps.counters()[Counter.ENDS_UNCERTAIN]
+    assert len(ends) > _PORTS
+    assert (verdicts[ends["number"].astype(np.int64) - first] == ends["verdict"]).all()
+    assert len(np.unique(ends["number"])) == len(ends), "each connection once"
+    lengths = 14 + 20 + 8 + 100 * ends["verdict"]["destination"][:, 15].astype(np.int64)
+    wrong = (ends["packets"][:, 0] > 1) | ((ends["packets"][:, 0] == 1) & (ends["bytes"][:, 0] != lengths))
+    assert not wrong.any(), f"{wrong.sum()} of {len(ends)}"
+    print(f"{len(ends)} reports, {uncertain} withheld, {(ends['packets'][:, 0] == 0).sum()} of no packet")
