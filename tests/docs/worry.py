@@ -138,7 +138,7 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_refused_clock_offsets_total": "Any increase: a node's clock is off by a day, or lies.",
     "kubeweir_streams_ended_connections_total": "Stands still with WEIR_ENDS=1 while connections are logged.",
     "kubeweir_streams_lost_ends_total": (
-        "Any increase of another reason than `uncertain`: [what each reason means](status.md#reports-of-connections)."
+        "Any increase of another reason than `uncertain`: [what each reason means](ends.md#reports-that-are-lost)."
     ),
     "kubeweir_streams_unknown_gaps_total": (
         "Any increase but the first after an upgrade (WeirGapUnknown): a worker may not read or write checkpoints, or "

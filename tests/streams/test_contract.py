@@ -148,6 +148,7 @@ def test_every_status_record_fits_and_together_they_have_every_key() -> None:
     cut: dict[str, Any] = {
         "tally": TALLY,
         "cut": [Cut("limit", "denied", 40, 40, 1000, [CutPart("shop", "deny", 30)])],
+        "ends_lost": {"ring_full": (1, 1)},
     }
     found = status_of(make_batch(0, 5), make_batch(9, 5, {"lost": {"ring_full": (3, 3)}}), make_batch(14, 0, cut))
     assert [one["type"] for one in found] == ["expired", "gap", "lost", "cut", "ends_lost", "heartbeat", "tally"]

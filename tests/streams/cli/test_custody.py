@@ -11,7 +11,7 @@ import pytest
 from enrich.wire.tally import KernelTally, NodeState, SpoolTally, Tally
 from streams.cli.custody import NodeCustody, Tallies, in_all
 from streams.cli.custody_sums import STAGES, Finished, Heard, TallyRecord, decode_tally
-from streams.cli.custody_text import Failure, Refusal, Report, SeenWorker, as_json, as_text
+from streams.cli.custody_text import Failure, LostReports, Refusal, Report, SeenWorker, as_json, as_text
 from streams.kafka.group_positions import GroupPosition
 
 NOW = 10_000.0
@@ -233,6 +233,7 @@ def test_every_refusal_is_counted_by_who_has_refused() -> None:
         report(record()), positions=[GroupPosition("kubeweir.c1.sink.file", "kubeweir.flows", 90, 10)],
         failed_routes={"kubeweir.team-b": Failure(NOW, "no right")},
         workers=[SeenWorker("w2", "", NOW), SeenWorker("w1", "0.2.0", NOW), SeenWorker("w3", "0.2.0", NOW)],
+        lost_ends={LostReports("c1", "n1", "ring_full"): 1234},
     )  # fmt: skip
     found = as_json(made)
     assert [one["refused"] for one in found["consumers"]] == [4]
@@ -243,8 +244,11 @@ def test_every_refusal_is_counted_by_who_has_refused() -> None:
     assert found["dead_letters"] == {"bad_header": 2, "sink_refused": 4, "refused": 4}
     assert found["failed_routes"] == [{"topic": "kubeweir.team-b", "error": "no right", "at": "1970-01-01T02:46:40Z"}]
     assert {one["worker"]: one["version"] for one in found["workers"]} == {"w2": "", "w1": "0.2.0", "w3": "0.2.0"}
+    assert found["lost_ends"] == [{"cluster": "c1", "node": "n1", "reason": "ring_full", "reports": 1234}]
+    assert made.adds_up == report(record()).adds_up, "the sums are about verdicts"
     lines = [*as_text(made)]
     for expected in (
+        "  n1: 1,234 by ring_full",
         "  an earlier version: w2", "  0.2.0: w1, w3", "  refused: 1, refused by kubeweir.flows.team-a",
         "  kubeweir.team-b: no right (at 1970-01-01T02:46:40Z)",
     ):  # fmt: skip

@@ -77,6 +77,17 @@ def test_the_status_topic_says_which_routes_drop_records_and_which_versions_the_
     }  # fmt: skip
 
 
+def test_lost_reports_of_connections_are_added_up_by_node_and_reason() -> None:
+    read = status_command._StatusTopic(START, lambda key: key[0] in ("", "c1"))
+    for at, cluster, node, reason, reports in (
+        (NOW, "c1", "n1", "ring_full", 3), (NOW, "c1", "n1", "ring_full", 4), (NOW, "c1", "n2", "gap", 1),
+        (NOW, "c2", "n1", "gap", 9), (START - 1, "c1", "n1", "gap", 9), (NOW, "c1", "n1", "No Word", 9),
+    ):  # fmt: skip
+        fields = {"type": "ends_lost", "cluster": cluster, "node": node, "reason": reason, "reports": reports}
+        read.add(Record(0, 0, b"", msgspec.json.encode(fields), int(at * 1000)))
+    assert dict(read.lost_ends) == {("c1", "n1", "ring_full"): 7, ("c1", "n2", "gap"): 1}
+
+
 def test_a_window_may_begin_with_the_first_day_of_the_calendar(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
