@@ -138,19 +138,19 @@ static __always_inline bool has_many(const struct traffic *counted, u32 directio
 	return (lately >> PACKETS_SHIFT & PACKETS_MASK) > MANY_PACKETS || (lately & BYTES_MASK) > MANY_BYTES;
 }
 
+/* Without a branch, because the verifier of older kernels would follow each one for each place that is looked at. */
 static __always_inline void settle_marks(struct traffic *counted)
 {
 	u64 marks = *(volatile u64 *)&counted->marks;
 	u64 fin[2] = {marks & MARK_MASK, marks >> MARK_FIN(1) & MARK_MASK}, reset = marks >> MARK_RST & MARK_MASK;
 
-	if (!marks)
-		return;
+	u64 wrong = (fin[0] + fin[1] + reset) * (counted->serial & 0xff) ^ marks >> MARK_TAGS;
+
 	__sync_fetch_and_add(&counted->marks, -marks);
-	if ((fin[0] + fin[1] + reset) * (counted->serial & 0xff) != marks >> MARK_TAGS)
-		counted->uncertain = 1;
+	counted->uncertain |= wrong | wrong >> 8 | wrong >> 16 | wrong >> 24;
 	for (int i = 0; i < 2; i++)
-		counted->fin[i] |= !!fin[i];
-	counted->reset |= !!reset;
+		counted->fin[i] |= (fin[i] + MARK_MASK) >> MARK_BITS;
+	counted->reset |= (reset + MARK_MASK) >> MARK_BITS;
 }
 
 /* Move what was counted lately to where it has room. The place must be claimed. */
@@ -160,8 +160,7 @@ static __always_inline void settle(struct traffic *counted)
 		u64 lately = *(volatile u64 *)&counted->lately[i], packets = lately >> PACKETS_SHIFT & PACKETS_MASK;
 
 		__sync_fetch_and_add(&counted->lately[i], -lately);
-		if ((u8)(packets * counted->serial) != lately >> TAGS_SHIFT)
-			counted->uncertain = 1;
+		counted->uncertain |= packets * counted->serial ^ lately >> TAGS_SHIFT;
 		counted->packets[i] += packets;
 		counted->bytes[i] += lately & BYTES_MASK;
 	}

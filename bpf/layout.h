@@ -436,7 +436,7 @@ struct close_request {
 };
 
 /* Input of expire_places through BPF_PROG_RUN: it looks at EXPIRE_PLACES places from this one on. */
-#define EXPIRE_PLACES 128
+#define EXPIRE_PLACES 64
 
 struct expire_request {
 	u8 frame[16];

@@ -230,7 +230,7 @@ UNKNOWN_FLOW: Final = np.dtype(
 LOOKUPS: Final = 64
 """Flows that an account may have looked up in about a second (``bpf/adoption.h``)."""
 
-EXPIRE_PLACES: Final = 128
+EXPIRE_PLACES: Final = 64
 """Places that one run of ``expire_places`` looks at."""
 CLOSE_KEYS: Final = 48
 """Keys in one request to ``close_windows``: BPF_PROG_RUN takes at most a page of input."""
