@@ -85,8 +85,8 @@ def encode_ends(ends: Ends) -> str:
 
 
 def count_ends(text: str) -> int:
-    """Return how many reports a text that :func:`encode_ends` has made holds."""
-    return len(base64.b64decode(text)) // END_BYTES
+    """Return how many reports a text that :func:`encode_ends` has made holds; of another text, by its length."""
+    return len(text) * 3 // 4 // END_BYTES
 
 
 def decode_ends(text: str, verdict: np.dtype[Any], clock: int) -> tuple[Ends, list[RefusedEnds]]:

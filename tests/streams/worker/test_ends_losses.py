@@ -63,6 +63,7 @@ def test_the_next_owner_of_a_partition_goes_on_by_the_checkpoint() -> None:
 
 def test_invented_reasons_and_numbers_do_no_harm() -> None:
     losses = Losses()
+    losses.detect(0, decode_batch(make_batch(0, 1, {"ends": "!", "ends_first": 0})).header)
     losses.detect(0, header(0, 0))
     top = (1 << 63) - 1
     for number in range(1, 200):
