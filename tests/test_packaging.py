@@ -86,9 +86,11 @@ def test_import_contracts_hold() -> None:
         ("confluent_kafka", {"probe/export", "streams/kafka"}),
         ("aiokafka", {f"streams/worker/{name}.py" for name in ("bounded_fetch", "group_errors", "token_provider")}),
         ("cramjam", {"streams/worker/inflate.py"}),
+        ("duckdb", {"streams/cli/sql"}),
         ("faust", {f"streams/worker/{name}.py" for name in ("bounded_app", "credentials", "enrich_app", "faust_app")}),
         ("grpc", {"streams/sinks/grpc_call.py"}),
         ("opentelemetry", {"streams/sinks/otlp.py"}),
+        ("pyarrow", {"streams/cli/sql"}),
         ("watchfiles", {"enrich/runtime/folder.py"}),
     ],
 )

@@ -31,7 +31,7 @@ _TEMPLATE_BYTES: Final = 750
 """What a template takes beside its text, about: measured, and rounded up."""
 _DISPOSITIONS: Final = {int(v): v.name.lower() for v in Verdict}
 _REASONS: Final = {int(reason): reason.name.lower() for reason in Reason}
-_BY_POLICY: Final = frozenset({Reason.POLICY, Reason.EXPLICIT_DENY, Reason.ADOPTED})
+BY_POLICY: Final = frozenset({Reason.POLICY, Reason.EXPLICIT_DENY, Reason.ADOPTED})
 """The reasons for which a rule number stands for the policies that decided. For other reasons, such as a default deny,
 it stands for the policies that isolate the pod."""
 
@@ -133,7 +133,7 @@ def decide(header: Header, refs: list[PolicyRef], shape: Sequence[int]) -> Decid
     ``refs`` is the meaning of their rule number."""
     protocol, kind, reason, flags = shape
     verdict, aggregated = kind & ~INGRESS, bool(flags & AGGREGATED)
-    named, by_policy = named_policies(refs), reason in _BY_POLICY
+    named, by_policy = named_policies(refs), reason in BY_POLICY
     decision = Decision(
         direction="ingress" if kind & INGRESS else "egress",
         protocol=PROTOCOLS.get(protocol, str(protocol)) if protocol and not aggregated else "",

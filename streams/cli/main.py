@@ -21,6 +21,7 @@ _MODULES: Final = {
     "policies": "policies_command",
     "diff": "diff_command",
     "verify": "verify_command",
+    "sql": "sql_command",
     "routes": "routes",
     "alerts": "alerts",
     "dead": "dead_command",

@@ -51,6 +51,14 @@ def load_past(
 
     ``pod_cidrs``: where the addresses of pods are; empty: where the nodes say so, if no pod proves them wrong. Raises
     ReadError."""
+    made, notes = load_timeline(connection, topics, cluster, since_ns)
+    ranges, note = (tuple(pod_cidrs), "") if pod_cidrs else _pod_ranges(connection, topics.endpoints.name, made)
+    return Past(made, Known(made.profiles, ranges), notes + ([note] if note else []))
+
+
+def load_timeline(connection: Connection, topics: Topics, cluster: str, since_ns: int) -> tuple[Timeline, list[str]]:
+    """Read the journal, early enough for the state as of ``since_ns``. Return it, and what a reader of the answer must
+    know. Raises ReadError."""
     unreadable = _Unreadable()
     entries = read_journal(connection, topics, cluster, since_ns, unreadable.add)
     made = timeline_of(within_memory(unreadable.placed(entries), topics.journal.name), time.time_ns())
@@ -67,8 +75,7 @@ def load_past(
         notes.append(
             f"{len(refused)} profiles of pods did not fit the journal: what pods of {named} are is not all known"
         )
-    ranges, note = (tuple(pod_cidrs), "") if pod_cidrs else _pod_ranges(connection, topics.endpoints.name, made)
-    return Past(made, Known(made.profiles, ranges), notes + ([note] if note else []))
+    return made, notes
 
 
 class _Unreadable:

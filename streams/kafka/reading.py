@@ -70,15 +70,18 @@ def _is_end(message: Message) -> bool:
 class TopicReader:
     """Reads one topic from chosen offsets. Every method but :meth:`close` raises :class:`ReadError`."""
 
-    def __init__(self, connection: Connection, topic: str, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, connection: Connection, topic: str, timeout_s: float = 5.0, *, fetch_bytes: int = int(SMALL)
+    ) -> None:
+        """``fetch_bytes``: about how much of a partition is fetched at once. By default it is as much as a batch of
+        address intervals has, so that at most one is inflated at once."""
         self._topic, self._timeout_s = topic, timeout_s
         servers = connection["bootstrap.servers"]
         self._unreadable = Unreadable(connection, reader_group(topic))
         settings = {
             "enable.partition.eof": True,
             "fetch.wait.max.ms": 100,
-            # As much as a batch of address intervals has, so that at most one is inflated at once.
-            "fetch.message.max.bytes": int(SMALL),
+            "fetch.message.max.bytes": fetch_bytes,
             "socket.connection.setup.timeout.ms": 5000,
         }
         # This raises while a certificate is half written, as it may be when it is renewed.

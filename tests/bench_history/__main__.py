@@ -11,13 +11,14 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench_history import backtests, commands, observing
+from tests.bench_history import backtests, commands, observing, queries
 from tests.bench_history.row import Row
 
 _MODULES: dict[str, Callable[[], Iterator[Row]]] = {
     "backtests": backtests.rows,
     "commands": commands.rows,
     "observing": observing.rows,
+    "sql": queries.rows,
 }
 
 

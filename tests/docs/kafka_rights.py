@@ -46,6 +46,8 @@ _MORE: Final = """\
   run it with the settings of a reader (`WEIR_KAFKA_USERNAME` and so on).
 - **`weir status`**, for how far workers, sinks and routes have come: DESCRIBE for the readers, on the topic
   `kubeweir.verdicts.raw` and on the groups `kubeweir.CLUSTER.` (prefixed).
+- **`weir sql`**, for its table `verdicts`: READ for the readers, on the topic `kubeweir.verdicts.raw` and on the group
+  `kubeweir.verdicts.raw.reader`.
 - **`weir dead redrive`:** WRITE on `kubeweir.dead` and on the topics that the letters came from.
 - **`weir routes groups --delete`:** DELETE on the groups `kubeweir.CLUSTER.` (prefixed).
 - **Kafka older than 3.0:** IDEMPOTENT_WRITE on the cluster for the probe and the workers."""

@@ -1,0 +1,91 @@
+"""Tables that DuckDB asks for the columns that a query needs, and reads batch by batch.
+
+THEORY OF OPERATION
+
+1. DuckDB knows how to read a ``pyarrow.dataset.Dataset``: it calls ``scanner`` with the columns that the query needs
+   and with the conditions that it wants to have evaluated while reading, and takes record batches from the result.
+   :class:`Scanned` is such a data set, as those of other storage formats are: it makes these columns, and no others.
+2. DuckDB leaves out columns that only a condition needs. pyarrow does not tell which ones a condition names, so each
+   column whose name stands anywhere in its text is made.
+3. Each scan reads anew. So a query may name a table twice, and nothing but the batch at hand is in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.dataset
+
+from streams.cli.sql.columns import LABELS, PORTS, RULE, Column
+
+Scan = Callable[[Sequence[str]], Iterator[Any]]
+"""Yields record batches with the columns that it is given, in their order."""
+
+_TYPES: Final = {
+    "BOOLEAN": pa.bool_(),
+    "TIMESTAMP": pa.timestamp("us"),
+    "UBIGINT": pa.uint64(),
+    "UINTEGER": pa.uint32(),
+    "USMALLINT": pa.uint16(),
+    "UTINYINT": pa.uint8(),
+    "VARCHAR": pa.string(),
+    "VARCHAR[]": pa.list_(pa.string()),
+    LABELS: pa.map_(pa.string(), pa.string()),
+    PORTS: pa.list_(pa.struct([("name", pa.string()), ("port", pa.uint16()), ("protocol", pa.string())])),
+    RULE: pa.list_(
+        pa.struct([("kind", pa.string()), ("namespace", pa.string()), ("name", pa.string()), ("rule", pa.uint32())])
+    ),
+}
+CODED: Final = pa.dictionary(pa.int32(), pa.string())
+"""A column of texts of which few are distinct, each once, with their numbers in place of the texts."""
+
+
+def schema_of(columns: Sequence[Column], *, coded: bool = False) -> Any:
+    """Return the Arrow schema of columns. ``coded``: texts are :data:`CODED`."""
+    types = {**_TYPES, "VARCHAR": CODED} if coded else _TYPES
+    return pa.schema([(column.name, types[column.type]) for column in columns])
+
+
+class _Scanner:
+    """What DuckDB asks for the batches of one scan."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def to_reader(self) -> Any:
+        """Return the batches, as DuckDB expects it."""
+        return self._reader
+
+
+class Scanned(pyarrow.dataset.Dataset):  # type: ignore[misc]  # pyarrow has no types here
+    """A table that is made while it is read; see the module."""
+
+    def __init__(self, schema: Any, scan: Scan) -> None:
+        # The class above is abstract, and refuses to be initialised.
+        self._schema, self._scan = schema, scan
+        self.failure: BaseException | None = None
+        """What ended a scan. DuckDB keeps only its text."""
+
+    @property
+    def schema(self) -> Any:
+        """The Arrow schema."""
+        return self._schema
+
+    def scanner(self, columns: Sequence[str] | None = None, filter: Any = None, **_: Any) -> _Scanner:  # noqa: A002
+        """Begin a scan, as DuckDB calls it."""
+        shown = list(self._schema.names if columns is None else columns)
+        text = "" if filter is None else str(filter)
+        made = [*shown, *(name for name in self._schema.names if name in text and name not in shown)]
+        schema = pa.schema([self._schema.field(name) for name in shown])
+
+        def batches() -> Iterator[Any]:
+            try:
+                for batch in self._scan(made):
+                    yield (batch if filter is None else batch.filter(filter)).select(shown)
+            except Exception as error:
+                self.failure = error
+                raise
+
+        return _Scanner(pa.RecordBatchReader.from_batches(schema, batches()))
