@@ -77,7 +77,7 @@ class Spans:
 
     def note_ends(self, at: float, ends: Mapping[int, int]) -> None:
         """Take the ends of all partitions of the raw topic, as Kafka had them at a time or later."""
-        self._partitions = len(ends)
+        self._partitions = max(ends, default=-1) + 1
         for partition, span in self._open.items():
             if span.pending_end is None and partition in ends:
                 span.pending_end = int(at), ends[partition]
