@@ -210,7 +210,8 @@ def _what(version: Version, versions: Sequence[Version]) -> str:
     if version.state is None and version.readable:
         return "deleted"
     before = [one for one in versions if one.seen_ns < version.seen_ns]
-    return "changed" if before and before[-1].state is not None else "created"
+    # The state before may be one that is not known.
+    return "changed" if before and (before[-1].state is not None or not before[-1].readable) else "created"
 
 
 def _later(seconds: float) -> str:

@@ -10,12 +10,13 @@ from enrich.explain.query import parse_destination, parse_source
 from enrich.history.stand_ins import Known
 from enrich.history.then import PastExplanation
 from enrich.history.timeline import Timeline
+from enrich.model import Service
 from enrich.wire.address_interval import AddressInterval
 from enrich.wire.flow import Flow, decode_flow
 from enrich.wire.journal import ContainerPort, Profile
 from streams.cli.explain_past import at_time, of_record
 from streams.cli.past import Past
-from tests.enrich.history.journals import CLUSTER, at, begin, entry, gap, namespace, node, policy
+from tests.enrich.history.journals import CLUSTER, at, begin, entry, gap, namespace, node, policy, refused
 
 CLOSED = {"podSelector": {"matchLabels": {"app": "db"}}}
 FROM_WEB = {"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}
@@ -80,6 +81,25 @@ def test_a_label_that_profiles_leave_out_is_not_taken_to_be_missing() -> None:
     assert found.today is None, "it depends on the label"
     found = of_record(past({}, profile("web"), profile("db"), later={"ingress": [FROM_WEB]}), [], record())
     assert (found.agrees, found.today and found.today.verdict) == (True, "allow")
+
+
+def test_a_state_after_one_that_is_not_known_was_changed_and_not_created() -> None:
+    found = past({"ingress": []}, profile("web"), profile("db"))
+    states = [entry(policy("db", CLOSED), 0), refused(policy("db", CLOSED), 1000), entry(policy("db", CLOSED), 1100)]
+    made = Timeline(CLUSTER, [begin(), entry(namespace("shop"), 0), *states])
+    answer = ask(Past(made, found.known))
+    assert [(one.what, one.name) for one in answer.changes] == [("changed", "db"), ("changed", "db")]
+
+
+def test_a_service_that_is_not_known_is_not_taken_for_an_address_outside() -> None:
+    found = past({"ingress": []}, profile("web"), profile("db"))
+    service = Service("shop", "db", "u1", ("10.96.0.9",))
+    made = Timeline(CLUSTER, [begin(), entry(namespace("shop"), 0), refused(service, 100)])
+    ends = parse_source("shop/web-1"), parse_destination("10.96.0.9:5432")
+    answer = at_time(Past(made, found.known), INTERVALS, at(500), ends)
+    assert answer.then.verdict == "unknown"
+    assert "Service shop/db" in answer.then.text
+    assert at_time(Past(made, found.known), INTERVALS, at(50), ends).then.verdict == "allow"
 
 
 def test_a_record_in_a_gap_is_not_blamed_on_labels() -> None:
