@@ -80,6 +80,8 @@ class Question:
     """Whether address intervals know several pods, or another one, at one of its addresses."""
     answers: dict[int, tuple[Outcome, str]] = field(default_factory=dict)
     """By the place of a time among the bounds of the stretches."""
+    fitting: dict[int, tuple[list[bool], Decision]] = field(default_factory=dict)
+    """By the begin of a segment: which of the possible pods it would have decided about as recorded."""
 
 
 def connection_of(flow: Flow) -> tuple[Protocol | None, str, str]:

@@ -48,8 +48,9 @@ from enrich.history.record_question import (
     in_words,
 )
 from enrich.history.stand_ins import UnsayableError
-from enrich.history.timeline import Scope, Timeline
+from enrich.history.timeline import Scope, Segment, Timeline
 from enrich.history.versions import FOREVER_NS
+from enrich.policy.decide import Decision
 from enrich.wire.flow import Flow
 
 _MAX_REMEMBERED: Final = 100_000
@@ -177,18 +178,28 @@ class Verifier:
         doubt, first = "", None
         # The record's own moment first: what agrees with it is not late.
         for segment in sorted(near, key=lambda one: not one.since_ns <= at_ns < one.until_ns):
-            found = [decided(question, segment.view, *pair) for pair in product(question.subjects, question.peers)]
-            agreeing = [fits(decision, question.flow) for decision in found]
+            agreeing, decision = self._fitting(question, segment)
             if all(agreeing):
                 own = segment.since_ns <= at_ns < segment.until_ns
                 return (Outcome.AGREES if own else Outcome.LATE), ""
             if any(agreeing):
                 doubt = "it depends on which labels or named ports its pods had"
-            first = first or found[0]
+            first = first or decision
         why = doubt or self._unknown(question, since, until)
         if why or first is None:
             return Outcome.CANNOT_SAY, why or "nothing is known of its time"
         return Outcome.DISAGREES, f"the policies of its time: {in_words(first)}"
+
+    @staticmethod
+    def _fitting(question: Question, segment: Segment) -> tuple[list[bool], Decision]:
+        """Return which of the possible pods the policies of a segment would have decided about as was recorded, and
+        what they decide about the first."""
+        known = question.fitting.get(segment.since_ns)
+        if known is None:
+            found = [decided(question, segment.view, *pair) for pair in product(question.subjects, question.peers)]
+            known = [fits(decision, question.flow) for decision in found], found[0]
+            question.fitting[segment.since_ns] = known
+        return known
 
     def _unknown(self, question: Question, since_ns: int, until_ns: int) -> str:
         """Return why a record that nothing explains cannot be said to disagree; empty if it can."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
@@ -31,6 +31,7 @@ from streams.cli.verifying import Account, Sums
 from streams.kafka.connection import Connection, ReadError
 from streams.kafka.ranges import read_range
 from streams.kafka.reading import TopicReader
+from streams.kafka.records import Record
 from streams.settings import Settings
 
 DISAGREES: Final = 1
@@ -82,7 +83,7 @@ def verify(
         pods = _pods(connection, settings, past)
         verifier = Verifier(past.timeline, pods, window, delay_ns)
         account = Account(verifier, past.timeline.cluster, window, frozenset(namespaces))
-        sums = _read(connection, topics.flows.name, window, account)
+        sums = _read(connection, topics.flows.name, window, account, past.notes)
         notes = [*past.notes, *_notes(past, sums, window)]
         if output == "json":
             click.echo(json.dumps(as_json(sums, window, notes)))
@@ -122,14 +123,19 @@ def _pods(connection: Connection, settings: Settings, past: Past) -> RecordPods:
     return RecordPods(past.known, intervals, past.timeline.refused_profiles.values())
 
 
-def _read(connection: Connection, topic: str, window: tuple[int, int], account: Account) -> Sums:
-    """Judge all records of a window. Raises ReadError."""
+def _read(
+    connection: Connection, topic: str, window: tuple[int, int], account: Account, notes: list[str]
+) -> Sums:  # fmt: skip
+    """Judge all records of a window; note if some are no longer kept. Raises ReadError."""
     reader = TopicReader(connection, topic)
     try:
-        ends = {partition: end for partition, (_, end) in reader.bounds().items()}
+        bounds = reader.bounds()
+        ends = {partition: end for partition, (_, end) in bounds.items()}
         starts = reader.at_time(window[0] // 1_000_000)
         total = sum(end - starts[partition] for partition, end in ends.items())
-        values = (one.value for one in read_range(reader, starts, ends, window[1] // 1_000_000 + _LATE_MS, topic=topic))
+        cut = {partition for partition, (first, _) in bounds.items() if 0 < first == starts[partition]}
+        records = read_range(reader, starts, ends, window[1] // 1_000_000 + _LATE_MS, topic=topic)
+        values = _values(records, cut, notes)
         shown = time.monotonic()
         while part := list(islice(values, _AT_ONCE)):
             account.add(part)
@@ -141,6 +147,16 @@ def _read(connection: Connection, topic: str, window: tuple[int, int], account: 
         if sys.stderr.isatty():
             sys.stderr.write("\r\033[K")
     return account.finish()
+
+
+def _values(records: Iterable[Record], cut: set[int], notes: list[str]) -> Iterator[bytes]:
+    """Yield the values of records. ``cut``: partitions of which retention may have removed records of the window."""
+    for record in records:
+        if record.partition in cut:
+            cut.discard(record.partition)
+            since = moment(record.timestamp_ms * 1_000_000)
+            notes.append(f"partition {record.partition} begins at {since}: earlier records are no longer kept")
+        yield record.value
 
 
 def _notes(past: Past, sums: Sums, window: tuple[int, int]) -> Iterator[str]:

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from enrich.history.profile import profile_of
 from enrich.history.record_pods import RecordPods
 from enrich.history.record_question import Judged, Outcome
 from enrich.history.stand_ins import Known
 from enrich.history.timeline import Timeline
 from enrich.history.verifying import Verifier
-from enrich.model import Pod, Protocol
+from enrich.model import Owner, Pod, Protocol
 from enrich.policy.decide import Decision
 from enrich.policy.matching import Direction, Endpoint, PolicyView
 from enrich.wire.batch import PolicyRef, Reason, Verdict
@@ -185,3 +186,21 @@ def test_several_profiles_that_policies_tell_apart_are_no_answer() -> None:
     assert (found.outcome, found.text) == (
         Outcome.CANNOT_SAY, "it depends on which labels or named ports its pods had",
     )  # fmt: skip
+
+
+def test_a_pod_whose_labels_the_journal_could_not_take_is_not_guessed() -> None:
+    timeline = Timeline(CLUSTER, [*BASE, JournalEntry(cluster=CLUSTER, kind=HEARTBEAT, seen_ns=at(2900))])
+    for refused, outcome in (((), Outcome.AGREES), (("shop",), Outcome.CANNOT_SAY)):
+        pods = RecordPods(Known(timeline.profiles), intervals_of(PODS), refused)
+        assert Verifier(timeline, pods, WINDOW).judge(DENIED, at(500)).outcome is outcome
+
+
+def test_a_label_that_a_profile_was_made_without_is_taken_from_the_pods_interval() -> None:
+    """With the workers' own setting, profiles have no label tier. The interval of a pod has."""
+    tiered = [msgspec.structs.replace(one, labels={**one.labels, "tier": one.name}) for one in (WEB, DB)]
+    view = PolicyView({one.key: one for one in tiered}, {}, {}, {}, {})
+    profiles = [entry(profile_of(one, Owner("Deployment", one.name), ["tier"]), 0) for one in tiered]
+    to_db = {"podSelector": {"matchLabels": {"tier": "db"}}}
+    base = [begin(), *profiles, entry(namespace("shop"), 0), entry(policy("deny", to_db), 0)]
+    for is_known, outcome in ((True, Outcome.AGREES), (False, Outcome.CANNOT_SAY)):
+        assert verifier_of(base, view, intervals=is_known).judge(DENIED, at(500)).outcome is outcome

@@ -9,14 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from enrich.history.moments import moment
 from enrich.history.record_question import Judged, Outcome, Question
 from enrich.history.verifying import Verifier
 from streams.cli import verifying
-from streams.cli.verify_command import exit_code
+from streams.cli.verify_command import _values, exit_code
 from streams.cli.verify_text import as_json, lines
 from streams.cli.verifying import Account, Sums
+from streams.kafka.records import Record
 from tests.enrich.history.flows_of_worlds import timestamp
-from tests.enrich.history.journals import CLUSTER
+from tests.enrich.history.journals import CLUSTER, at
 from tests.enrich.history.test_verifying import BASE, DENIED, PODS, WINDOW, verifier_of
 
 
@@ -147,3 +149,10 @@ def test_names_of_any_length_take_no_room(monkeypatch: pytest.MonkeyPatch) -> No
     assert sums.outcomes == {Outcome.CANNOT_SAY: 1, Outcome.DISAGREES: 20}
     assert [len(text) for text in sums.reasons] == [300]
     assert (len(sums.findings), sums.unlisted) == (9, 11)
+
+
+def test_a_partition_whose_records_are_no_longer_kept_is_noted() -> None:
+    records = [Record(partition, 7, b"", b"x", at(5) // 1_000_000) for partition in (0, 1, 1, 0)]
+    notes: list[str] = []
+    assert list(_values(records, {1}, notes)) == [b"x"] * 4
+    assert notes == [f"partition 1 begins at {moment(at(5))}: earlier records are no longer kept"]
