@@ -29,7 +29,7 @@ from probe.export.batcher import Batcher
 from probe.ledger import LedgerReferences
 from streams.worker.pair_keys import Combinations
 from streams.worker.pair_limits import HourLimits
-from tests.applied.ground import Ground, Judged
+from tests.applied.ground import Ground, Judged, LostError
 from tests.applied.packets import Sent, packets
 from tests.applied.worlds import POD_RANGES, Case, versioned
 from tests.enrich.history.journals import CLUSTER, begin, entry
@@ -96,6 +96,9 @@ def _compare(
     now = time.time_ns()
     for place, key in keys.items():
         if place not in again:
+            sender = again.get((place[0], False))
+            if sender is None or _passes(sender):
+                raise LostError(f"no second verdict about {sent[place[0]]}")
             account.not_reached += 1
             continue
         pair = Pair(cluster=CLUSTER, hour=now // HOUR_NS, key=key, verdicts=1, packets=1, first_ns=now, last_ns=now)
