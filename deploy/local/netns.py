@@ -54,7 +54,7 @@ class Space:
 class Net:
     """The namespaces of one test, or of the demo."""
 
-    prefix: str = field(default_factory=lambda: f"wt{secrets.token_hex(2)}")
+    prefix: str = field(default_factory=lambda: f"wt{secrets.token_hex(6)}")
     spaces: list[Space] = field(default_factory=list)
     _made: int = 0
 
