@@ -180,13 +180,14 @@ class Account:
 
     def _new_span(self, found: _Class, parts: FlowText) -> _Span:
         """Judge a question at a time for which it has no answer yet."""
-        self._bytes += _TEXT_BYTES
         span = _Span(self._until, _LATEST, None)
         if found.question is not None and parts.time < self._until:
             try:
                 judged = self._verifier.answer(found.question, nanoseconds(parts.time))
                 edges = time_text(judged.since_ns), time_text(judged.until_ns)
             except ValueError:
+                # There is no end of such times; of answers there are as many as changes of policies.
+                self._bytes += _TEXT_BYTES
                 judged, edges = _UNREADABLE_TIME, (parts.time, parts.time + b"\0")
             span = _Span(max(edges[0], self._since), min(edges[1], self._until), judged)
         found.add(span)

@@ -80,7 +80,7 @@ def _texts(pods: list[Pod]) -> Iterator[tuple[str, list[str]]]:
     view = PolicyView({pod.key: pod for pod in pods}, {}, {}, {}, {})
     chosen = random.Random(1)  # noqa: S311 - a fixed seed
     for number in range(_COMBINATIONS):
-        own, peer = chosen.choice(pods), chosen.choice(pods)
+        own, peer = chosen.sample(pods, 2)
         ref = msgspec.structs.replace(_DENIED.policies[0], namespace=own.namespace)
         query = own, Direction.INGRESS, Endpoint(peer.ips[0], peer), Protocol.TCP, 5000 + number % 8
         flow = flow_of(view, query, Decision(Verdict.DENY, Reason.DEFAULT_DENY, (ref,)), 0)
