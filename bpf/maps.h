@@ -177,6 +177,9 @@ struct work {
 	u8 padding;
 	u16 backend_port; /* where the connection to the dialled address goes, while w->key has that */
 	u8 backend[16];
+	/* What expire_places counts. The verifier of older kernels would follow each pair of values of two registers. */
+	u32 used;
+	u32 unreported;
 	struct logged_verdict logged;
 	struct logged_verdict later_logged;
 #endif

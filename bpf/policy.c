@@ -472,12 +472,13 @@ int expire_places(struct __sk_buff *skb)
 	u32 head[4] = {}, used = 0;
 	struct place old;
 #ifdef ENDS
-	u32 unreported = 0, third = 2;
+	u32 third = 2;
 	struct work *w = works.lookup(&third);
 
 	if (!w)
 		return 0;
 	w->now = now;
+	w->used = w->unreported = 0;
 #endif
 
 	if (bpf_skb_load_bytes(skb, 16, head, sizeof(head)))
@@ -492,16 +493,19 @@ int expire_places(struct __sk_buff *skb)
 		old = *place;
 #ifdef ENDS
 		if (!look_at_traffic(w, &old, number, head[1]))
-			unreported++;
+			w->unreported++;
 #endif
 		if (occupancy_of(&old, number, now) == VACANT)
 			vacate(&old, number, now, 0);
 		else
+#ifdef ENDS
+			w->used++;
+#else
 			used++;
+#endif
 	}
 #ifdef ENDS
-	if (head[1])
-		return unreported;
+	used = head[1] ? w->unreported : w->used;
 #endif
 	return used;
 }
