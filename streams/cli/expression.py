@@ -55,7 +55,8 @@ def _program_of(text: str) -> Any:
         import cel  # noqa: PLC0415 - an extra, which takes a second
     except ModuleNotFoundError as error:
         raise ExpressionError(
-            "--cel needs the package common-expression-language: pip install kubeweir[cel] (the image has it)"
+            "--cel needs the package common-expression-language, which the image has: pip install '.[cel]' in a clone, "
+            "or 'kubeweir-VERSION-py3-none-any.whl[cel]'"
         ) from error
     if len(text) > _MAX_LENGTH:
         raise ExpressionError(f"--cel: the expression is longer than {_MAX_LENGTH:,} characters")

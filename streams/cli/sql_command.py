@@ -67,7 +67,7 @@ def sql(query: str | None, output: str, schema: bool, **given: Any) -> None:
     if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
         raise click.UsageError(
             f"weir sql needs the packages duckdb and pyarrow ({' and '.join(missing)} missing): "
-            "pip install kubeweir[sql]"
+            "pip install '.[sql]' in a clone, or 'kubeweir-VERSION-py3-none-any.whl[sql]'"
         )
     text = click.get_text_stream("stdin").read(_MAX_QUERY_BYTES) if query == "-" else query
     try:

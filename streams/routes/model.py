@@ -85,7 +85,7 @@ class Otlp(HttpTarget, frozen=True):
 
     protocol: Annotated[
         Literal["http", "grpc"],
-        Meta(description="grpc needs the package grpcio, which the image has (otherwise: kubeweir[otlp-grpc])."),
+        Meta(description="grpc needs the package grpcio, which the image has (otherwise: the extra otlp-grpc)."),
     ] = "http"
     endpoint: Annotated[
         Url | None,

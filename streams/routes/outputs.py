@@ -121,7 +121,9 @@ def _otlp(one: RouteSink, _metrics: SinkMetrics) -> Sink:
         )  # fmt: skip
     except ImportError as error:
         raise StopServiceError(
-            f"{named}: `protocol: grpc` needs the package grpcio: install kubeweir[otlp-grpc] ({error})", Exit.UNABLE
+            f"{named}: `protocol: grpc` needs the package grpcio, which the image has: pip install '.[otlp-grpc]' in a "
+            f"clone, or 'kubeweir-VERSION-py3-none-any.whl[otlp-grpc]' ({error})",
+            Exit.UNABLE,
         ) from error
 
 

@@ -152,7 +152,7 @@ def test_an_expression_that_could_not_be_evaluated_is_reported_once() -> None:
 
 def test_an_expression_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "cel", None)
-    with pytest.raises(ExpressionError, match=r"pip install kubeweir\[cel\]"):
+    with pytest.raises(ExpressionError, match=r"pip install '\.\[cel\]' in a clone"):
         CelExpression("true")
 
 

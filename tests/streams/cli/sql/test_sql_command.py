@@ -100,7 +100,7 @@ def test_without_the_extra_it_says_how_to_install_it(missing: str, monkeypatch: 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find(name))
     done = run("SELECT 1")
     assert done.exit_code == 2
-    assert f"({missing} missing): pip install kubeweir[sql]" in done.stderr
+    assert f"({missing} missing): pip install '.[sql]' in a clone" in done.stderr
     assert run("--schema").exit_code == 0
 
 
