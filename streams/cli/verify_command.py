@@ -50,7 +50,7 @@ _LATE_MS: Final = 600_000
     show_default=True,
     help="So long a node may have a change after the journal, or half as long before it.",
 )
-@click.option("--strict", is_flag=True, help="Exit with 3 if it cannot say of any record.")
+@click.option("--strict", is_flag=True, help="Exit with 3 if some record cannot be judged or read.")
 @click.option("--show", "most", type=click.IntRange(0), default=20, show_default=True, help="Findings in a table.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @cluster_option
