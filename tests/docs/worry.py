@@ -179,7 +179,7 @@ WORRY: Final[dict[str, str]] = {
     ),
     "kubeweir_streams_read_verdicts_total": "Stands still while batches rise: only heartbeats come.",
     "kubeweir_streams_records_total": "Its rate is below that of kubeweir_streams_read_verdicts_total.",
-    "kubeweir_streams_kept_policies": "As kubeweir_probe_kept_policies, for rules of the kind after_change.",
+    "kubeweir_streams_kept_policies": "As kubeweir_probe_kept_policies: the role goes on with the last known policies.",
     "kubeweir_streams_refused_objects": "Above 0 for 5 minutes (WeirObjectsRefused).",
     "kubeweir_streams_retried_records_total": "Rises steadily: a broker refuses batches; see the dead letters.",
     "kubeweir_streams_routed_records_total": (
