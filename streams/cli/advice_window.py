@@ -49,7 +49,8 @@ _OPTIONS: Final = (
 strict_option = click.option(
     "--strict",
     is_flag=True,
-    help="Exit with 3 if it cannot say of anything that was allowed, or if pairs were not counted in between.",
+    help="Exit with 3 if it cannot say of anything that was allowed, or if pairs were not counted for a part of the "
+    "window.",
 )
 
 
@@ -86,9 +87,9 @@ class Window:
 
     @property
     def has_losses(self) -> bool:
-        """Whether nothing is known of some connections: they were not counted, or their records cannot be read. Ask
-        after :meth:`pairs`."""
-        return bool(self.holes) or self._reading.unreadable > 0
+        """Whether nothing is known of some connections: a part of the window was not counted, its beginning included,
+        or records cannot be read. Ask after :meth:`pairs`."""
+        return bool(self.holes) or self.complete_ns > self.since_ns or self._reading.unreadable > 0
 
     def view(self, namespaces: Collection[str] | None = None) -> PolicyView:
         """Return the policies at the end of the window. ``namespaces``: whose pods are asked about; None: all. The

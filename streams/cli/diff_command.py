@@ -62,7 +62,7 @@ def diff(old: str, new: str, most: int, output: str, *, strict: bool, **given: A
     \b
     Exit 0: nothing that was used becomes denied. 1: something does. 2: the command or a file is wrong.
     3: it cannot say: Kafka cannot be read, or has nothing of this window; with --strict also if it cannot say of
-    something that was allowed whether it becomes denied.
+    something that was allowed whether it becomes denied, or if pairs were not counted for a part of the window.
     """
     try:
         sides = [_policies(one) for one in (old, new)]

@@ -45,10 +45,17 @@ def test_a_window_in_which_nothing_was_counted_has_no_answer() -> None:
         list(window(Reading(HOUR + 3)).pairs())
 
 
+def test_a_window_that_was_counted_from_its_beginning_on_has_no_losses() -> None:
+    whole = window(Reading(HOUR))
+    assert list(whole.pairs()) == []
+    assert (whole.complete_ns, whole.has_losses) == (0, False)
+
+
 def test_a_window_of_which_some_hours_were_counted_has_an_answer() -> None:
     quiet = window(Reading(HOUR + 1))
     assert list(quiet.pairs()) == []
     assert quiet.complete_ns == (HOUR + 1) * HOUR_NS
+    assert quiet.has_losses, "nobody counted in its first hour"
 
     pair = SimpleNamespace(first_ns=HOUR * HOUR_NS, last_ns=HOUR * HOUR_NS + 1)
     first_hours = window(Reading(HOUR + 3, pair))
@@ -84,4 +91,5 @@ def test_a_window_into_which_counting_begins_is_complete_from_there_on() -> None
 
     assert begun.complete_ns == (BEGIN_S + 600) * 10**9
     assert begun.holes == []
+    assert begun.has_losses
     assert begun.notes[0] == "the pairs are complete from 2026-05-10T08:10:00Z on, and not before"
