@@ -173,14 +173,15 @@ class LagMonitor:
         return [followed.missing, *(one.stall for one in self._own(followed))]
 
     def _postpone(self, followed: Sequence[Followed]) -> None:
-        """Once Kafka is back, give the role's clients WEIR_STALL to find it by themselves."""
+        """Once Kafka is back, give the role's clients up to WEIR_STALL to find it by themselves."""
         for stall in (stall for one in followed for stall in self._stalls(one)):
             stall.needs_new_clients(lambda: False)
 
     def _postpone_all(self, followed: Sequence[Followed]) -> None:
         self._postpone(followed)
         for watched in self._watched:
-            watched.stall.needs_new_clients(lambda: False)
+            # A loop begins again when Kafka is back, which takes a while: its time counts from then on.
+            watched.stall.update(waits=False, progressed=False)
 
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):

@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from enrich.diagnosis.rights import Cause
 from enrich.runtime.process import StopServiceError
+from enrich.runtime.stall import Stall
 from streams.kafka import lag
 from streams.kafka.committed import CommittedOffsets
 from streams.kafka.consumer_groups import GroupCoordinators
@@ -179,6 +180,29 @@ def test_a_thread_that_hangs_ends_the_role_although_it_has_no_group_any_more(
     with pytest.raises(StopServiceError, match=f"^{text}; restarting, with new clients$"):
         thread.monitor.check()
     assert thread.ended == 1
+
+
+def test_a_thread_is_given_its_whole_time_again_after_a_long_outage(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = Thread(monkeypatch, stall_s=10.0)
+    now = 0.0
+    for watched in thread.monitor._watched:
+        watched.stall = Stall(10.0, lambda: now)
+    thread.look(1)
+    for _ in range(20):  # four times as long as a thread may take
+        now += 10
+        thread.monitor._look_at_threads()
+        thread.monitor._postpone_all([])
+    now += 10
+    thread.look(0)
+    now += 49
+    thread.look(0)
+    thread.monitor.check()
+    now += 1
+    thread.look(0)
+    with pytest.raises(StopServiceError, match=r"^the loop a has not worked for 50 s"):
+        thread.monitor.check()
 
 
 def test_a_thread_that_waits_for_kafka_does_not_end_the_role(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
