@@ -32,6 +32,8 @@ class CountLoop:
     """Counts records by rule and group."""
 
     replay_records = _DEDUPLICATION_RECORDS
+    records_read = 0
+    """It reads nothing but what it takes step by step; see :class:`streams.alerts.engine_loop.EngineLoop`."""
 
     def __init__(
         self,

@@ -76,6 +76,8 @@ class EngineLoop:
         self.own = OwnGroups("", lambda _: None)
         """Says which groups are this cluster's. Replaced before the first step if other clusters may share the
         topics."""
+        self.records_read = 0
+        """How many records of the state :meth:`on_assigned` has read: that takes long, and is no call that hangs."""
         self._clock = SteadyClock()
         self._assigned: list[int] = []
         self._first_writes: list[Write] = []
@@ -112,7 +114,10 @@ class EngineLoop:
         self._stored_changes, self._first_writes = {}, []
         now = self._clock()
         try:
-            latest = {(record.partition, record.key): record.value for record in self._read_state(self._assigned)}
+            latest: dict[tuple[int, bytes], bytes] = {}
+            for record in self._read_state(self._assigned):
+                latest[record.partition, record.key] = record.value
+                self.records_read += 1
         except ReadError as error:
             raise TransactionAbortedError(str(error)) from error
         learning: dict[tuple[int, str, str], float] = {}

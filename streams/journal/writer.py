@@ -88,6 +88,8 @@ class JournalWriter:
     ) -> None:
         """``read_journal`` reads the last states, and raises ReadError. ``on_bad`` takes records of the topic that are
         not entries, or not this writer's. ``count`` takes the sort of each entry that was written."""
+        self.records_read = 0
+        """How many records ``read_journal`` has read: that takes long, and is no call that hangs."""
         self._topic, self._observation, self._read_journal = topic, observation, read_journal
         self._count, self._now_ns = count, now_ns
         self._read_back = ReadBack(on_bad, now_ns)

@@ -14,7 +14,8 @@ nothing wrong. So a thread with a client of its own asks, every few seconds, for
    again (:mod:`streams.kafka.topic_ids`).
 5. Does each thread that works by transactions still take its turns? One whose call of the client never returns, or that
    fails at each attempt, has left its group, or has nothing to read, so that 1 to 4 find nothing wrong. It counts as
-   stalled like a group, after 6 seconds at least, because a healthy one may need so long to begin again.
+   stalled like a group, after 6 seconds at least, because a healthy one may need so long to begin again. The records
+   that it reads when it begins count as turns: that may take minutes, and a restart would only begin it again.
 
 If Kafka does not answer for ``WEIR_STALL`` seconds, the role is not ready either. It is not restarted then, nor because
 of a group for which a missing right or another cause is known: a restart would change neither. Each group is measured

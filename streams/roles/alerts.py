@@ -160,7 +160,8 @@ def _loop_threads(
             return made
 
         thread = LoopThread(name, transactions, loop.step, metrics)
-        monitor.watch(WatchedThread(f"the loop {name}", lambda: thread.turns, (group, *read_topics, *needs)))
+        names = (group, *read_topics, *needs)
+        monitor.watch(WatchedThread(f"the loop {name}", lambda: thread.turns + loop.records_read, names))
         return thread
 
     sources, deltas = (topics.denied.name, topics.status.name), (topics.deltas.name,)

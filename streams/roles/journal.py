@@ -79,7 +79,9 @@ def _writer(settings: Settings, observation: Observation, metrics: JournalMetric
 
     def read_journal() -> Journal:
         def read(since_ms: int) -> Iterator[Record]:
-            return read_committed(connection, topic, [0], since_ms)
+            for record in read_committed(connection, topic, [0], since_ms):
+                writer.records_read += 1
+                yield record
 
         return read_states(settings.cluster or _UNNAMED, newest_time_ms(connection, topic, 0), read, metrics.bad.inc)
 
@@ -87,7 +89,8 @@ def _writer(settings: Settings, observation: Observation, metrics: JournalMetric
         metrics.bad.inc()
         dead.send(topic, record, "bad_entry", error)
 
-    return JournalWriter(topic, observation, read_journal, on_bad, lambda sort: metrics.entries.labels(sort).inc())
+    writer = JournalWriter(topic, observation, read_journal, on_bad, lambda sort: metrics.entries.labels(sort).inc())
+    return writer
 
 
 def _thread(settings: Settings, writer: JournalWriter, metrics: JournalMetrics, monitor: LagMonitor) -> LoopThread:
@@ -103,7 +106,7 @@ def _thread(settings: Settings, writer: JournalWriter, metrics: JournalMetrics, 
 
     thread = LoopThread("journal", transactions, writer.step, metrics, role="journal", finish=writer.finish)
     needs = (group, topic, settings.group("journal."))
-    monitor.watch(WatchedThread("the loop journal", lambda: thread.turns, needs))
+    monitor.watch(WatchedThread("the loop journal", lambda: thread.turns + writer.records_read, needs))
     return thread
 
 
