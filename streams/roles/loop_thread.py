@@ -47,7 +47,9 @@ class LoopThread:
         """``finish`` is called after the last step when the thread is stopped."""
         self.failed: StopServiceError | None = None
         self.turns = 0
-        """How many steps have ended while nothing kept the loop from making progress. Stands still if a call hangs."""
+        """How many steps have ended, without those between an aborted transaction and the next proof that the loop
+        works. Stands still if a call hangs, or each attempt fails. Rises while a loop that has just begun waits for
+        partitions: a rebalance may take long, and a restart would only make it longer."""
         self._name, self._make, self._step, self._metrics = name, make, step, metrics
         self._role, self._finish = role, finish
         self._problem: str | None = "Kafka has not been reached yet"
