@@ -7,8 +7,10 @@ the call waits for ever (librdkafka issue 5511). No other thread can end it.
 
 So the call runs on a thread of its own, and its caller waits as long as the call should take. Then the caller gives the
 producer up and makes another one. The thread stays behind with the old producer until the call returns, if it ever
-does. The broker aborts the transaction after ``transaction.timeout.ms``, and refuses offsets that come after that. A
-process with several threads of this kind ends, so that its supervisor starts it anew.
+does. The broker aborts the transaction after ``transaction.timeout.ms``, and refuses offsets that come after that.
+
+If several calls hang, the loops of the roles `alerts` and `journal` end their process, so that its supervisor starts it
+anew. The enricher does not end: flows do not wait for its counts of pairs, which stay in memory until a later write.
 """
 
 from __future__ import annotations
@@ -59,4 +61,4 @@ def _leave(work: Future[Any]) -> None:
         _left[:] = [one for one in (*_left, work) if not one.done()]
         hanging = len(_left)
     if hanging > _MAX_LEFT:
-        raise StopServiceError(f"{hanging} calls to Kafka hang; restarting, with new clients", Exit.UNEXPECTED)
+        raise StopServiceError(f"{hanging} calls to Kafka hang, and new clients do not help", Exit.UNEXPECTED)

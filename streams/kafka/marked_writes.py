@@ -26,6 +26,7 @@ from typing import Any, Final
 import structlog
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from enrich.runtime.process import StopServiceError
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, silent_logger
 from streams.kafka.hanging_calls import send_offsets
 from streams.kafka.offsets import offsets_for_times
@@ -143,6 +144,10 @@ class MarkedWriter:
                 self._fenced = found
                 raise FencedError(found) from error
             raise MarkError(errors[0] if errors else found) from error
+        except StopServiceError as error:
+            # Flows go on, and so do the counts in memory: no process ends because pairs cannot be written.
+            self._producer = None
+            raise MarkError(KafkaError(KafkaError._TIMED_OUT, str(error))) from error
 
     def close(self) -> None:
         """Forget the clients."""

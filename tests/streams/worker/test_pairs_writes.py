@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from enrich.render.enricher import Enricher, Records
 from enrich.render.merged_batch import merge
+from enrich.runtime.process import Exit, StopServiceError
 from enrich.wire.pair_place import place_of
 from streams.kafka import marked_writes
 from streams.kafka.marked_writes import FencedError, Mark, MarkedWriter, MarkError
@@ -276,3 +277,17 @@ def test_a_writer_that_begins_anew_writes_nothing_where_another_has_taken_over(c
 
     assert client.names == {0: "another"}
     assert client.commits == 2
+
+
+def test_counts_stay_in_memory_when_too_many_calls_hang(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hangs(*_: object) -> None:
+        raise StopServiceError("9 calls to Kafka hang", Exit.UNEXPECTED)
+
+    writer = MarkedWriter({}, "pairs", "raw")
+    with monkeypatch.context() as patched:
+        patched.setattr(marked_writes, "send_offsets", hangs)
+        with pytest.raises(MarkError, match="9 calls to Kafka hang"):
+            writer.write([], {0: 1})
+    assert writer._producer is None, "the one whose call hangs is of no use any more"
+    writer.write([], {0: 1})
+    assert client.commits == 1
