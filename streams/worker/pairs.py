@@ -218,7 +218,7 @@ class Pairs:
         writer, topic = self._writer, self._settings.topics.pairs.name
 
         async def write() -> bool:
-            await self._ask_for_ends(writer)
+            await self._ask_for_ends(writer, patience_s)
             # The outcome is noted before the next write begins, because the marks of that one cover these counts, too.
             taken = self._counter.take_write(released)
             if taken is None:
@@ -236,9 +236,9 @@ class Pairs:
 
         return await self._at_work(write, patience_s) is not None
 
-    async def _ask_for_ends(self, writer: MarkedWriter) -> None:
-        """Ask Kafka where the partitions end, so that readers can be told up to when everything is counted."""
-        if time.monotonic() - self._queried_at < _ASK_S:
+    async def _ask_for_ends(self, writer: MarkedWriter, patience_s: float) -> None:
+        """Ask Kafka where partitions end, to tell readers up to when everything is counted. A rebalance never waits."""
+        if patience_s < _WRITE_S or time.monotonic() - self._queried_at < _ASK_S:
             return
         self._queried_at, queried_at = time.monotonic(), self._now()
         try:

@@ -32,6 +32,8 @@ class Writer:
     def __init__(self) -> None:
         self.marks: dict[int, Mark | None] | MarkError = {}
         self.end: int | MarkError = 0
+        self.asked = 0
+        """How often it was asked for ends."""
         self.outcomes: list[BaseException | threading.Event] = []
         self.began = threading.Semaphore(0)
         self.written: list[tuple[int, Mapping[int, int]]] = []
@@ -43,6 +45,7 @@ class Writer:
         return {partition: self.marks.get(partition) for partition in partitions}
 
     def ends(self) -> dict[int, int]:
+        self.asked += 1
         if isinstance(self.end, MarkError):
             raise self.end
         return {0: self.end}
@@ -137,6 +140,20 @@ def test_a_write_that_nobody_waits_for_any_more_does_not_begin(worker: Worker, m
         "the slow one, and the last"
     )
     assert worker.pairs.problem is None
+
+
+def test_a_rebalance_does_not_wait_for_the_ends_of_the_raw_topic(worker: Worker) -> None:
+    async def scenario() -> None:
+        await worker.pairs.starts({0: 0})
+        worker.take(0)
+        await worker.pairs.release([0])
+        assert worker.writer.asked == 0
+        await worker.pairs._write()
+        assert worker.writer.asked == 1
+
+    asyncio.run(scenario())
+
+    assert worker.writer.written[-1] == (1, {0: 1})
 
 
 def test_an_error_that_nobody_expects_does_not_end_the_worker(worker: Worker) -> None:
