@@ -11,10 +11,11 @@ THEORY OF OPERATION
 3. *Go on.* Ten times a second it writes the states that the source has observed since, in their order. After five
    minutes without any it writes a heartbeat, and when it stops, one more.
 4. *After an aborted transaction* the writer reads the journal again. If no other worker has written meanwhile, the
-   states that it observed are still complete: it goes on with those that the journal does not have, without a gap.
+   states that it observed are still complete: it goes on with those that the journal does not have. There is no gap,
+   unless all this took longer than :data:`MAX_SILENCE_NS`, as it does when Kafka is away.
 5. *Somebody else writes.* Then there is a gap, and the true states again (:mod:`streams.journal.read_back`).
 6. *A gap of the source.* If the API server could not be watched for :data:`MAX_SILENCE_NS`, changes were seen late, so
-   that time is a gap too.
+   that time is a gap too. The writer compares with its last step, so a time in which it could not write is one as well.
 """
 
 from __future__ import annotations
@@ -206,7 +207,7 @@ class JournalWriter:
         return found
 
     def _silence(self, journal: Journal, complete_ns: int) -> list[JournalEntry]:
-        """Return a gap if the source has been silent for long."""
+        """Return a gap if the source has been silent for long, or nothing could be written for so long."""
         if complete_ns - self._complete_ns <= MAX_SILENCE_NS:
             return []
         return [self._mark(GAP, max(complete_ns, journal.last_ns + 1), self._complete_ns)]
