@@ -29,7 +29,7 @@ def write_past(site: Site, journal: Sequence[JournalEntry], pairs: Sequence[tupl
     made = [names.journal, names.pairs, names.endpoints, names.denied, names.flows]
     assert prepare_topics(site.connection, made, 0, threading.Event())
     producer = Producer({**site.connection, "transactional.id": secrets.token_hex(4)})
-    producer.init_transactions(30)
+    producer.init_transactions(120)
     producer.begin_transaction()
     alive = JournalEntry(cluster=CLUSTER, kind=HEARTBEAT, seen_ns=time.time_ns())
     for one in (*journal, alive):
@@ -43,5 +43,5 @@ def write_past(site: Site, journal: Sequence[JournalEntry], pairs: Sequence[tupl
         "place": np.arange(count), "verdicts": verdicts, "packets": verdicts, "first": ones, "last": ones * 600,
     }  # fmt: skip
     producer.produce(names.pairs.name, encode_counts(header, columns), counts_key(CLUSTER, segment, HOUR, 0))
-    producer.commit_transaction(30)
+    producer.commit_transaction(120)
     return names

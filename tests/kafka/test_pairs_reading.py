@@ -44,17 +44,17 @@ class Written:
         topic = replace(self.topics.pairs, partitions=partitions)
         assert prepare_topics(self.connection, [topic], 0, threading.Event())
         self._producer = Producer({**self.connection, "transactional.id": secrets.token_hex(4)})
-        self._producer.init_transactions(30)
+        self._producer.init_transactions(120)
 
     def write(self, records: list[tuple[bytes, bytes]], partition: int = 0, *, commit: bool = True) -> None:
         self._producer.begin_transaction()
         for key, value in records:
             self._producer.produce(self.topics.pairs.name, value, key, partition)
         if commit:
-            self._producer.commit_transaction(30)
+            self._producer.commit_transaction(120)
         else:
-            self._producer.flush(30)
-            self._producer.abort_transaction(30)
+            self._producer.flush(120)
+            self._producer.abort_transaction(120)
 
     def read(self, since: int = HOUR - 5, until: int = HOUR + 1, **more: Any) -> dict[tuple[int, PairKey], int]:
         found = read_pairs(self.connection, self.topics, since, until, **more)
