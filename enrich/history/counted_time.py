@@ -1,8 +1,10 @@
 """From when to when pairs were counted, put together from the coverage that workers write.
 
-Spans of a partition are put in the order of time. Where one begins at or before the offset at which the ones before
-have ended, and goes on from there, nothing was left out between them. A partition's first span reaches back as far as
-anybody asks if it begins at offset 0: there was nothing before. A time is counted if it is for every partition.
+Spans of a partition are put in the order of time. Where one begins at the offset at which the ones before have ended,
+nothing was left out between them, however much later that was. One that begins at a smaller offset goes on from them
+only if it began before they had ended: otherwise nobody knew how far they had come, or the raw topic was made again. A
+partition's first span reaches back as far as anybody asks if it begins at offset 0: there was nothing before. A time is
+counted if it is for every partition.
 """
 
 from __future__ import annotations
@@ -90,7 +92,9 @@ def _counted(spans: Iterable[CountedSpan]) -> list[Stretch]:
     for span in sorted(spans, key=lambda one: (one.since_s, one.since_offset, one.until_offset)):
         if not found:
             found.append(Stretch(0 if span.since_offset == 0 else span.since_s, span.until_s))
-        elif span.since_offset <= reached <= span.until_offset:
+        elif span.since_offset <= reached <= span.until_offset and (
+            span.since_offset == reached or span.since_s <= found[-1].until_s
+        ):
             found[-1] = Stretch(found[-1].since_s, max(found[-1].until_s, span.until_s))
         else:
             # Something was left out, even if the clocks of both workers do not show when.

@@ -65,8 +65,8 @@ class FencedError(MarkError):
 class Mark:
     """Up to where a partition is counted, and by whom."""
 
-    offset: int
-    """The first offset that is not counted."""
+    offset: int | None
+    """The first offset that is not counted; None if there is no mark."""
     first: int
     """The first offset that the partition still has."""
     end: int
@@ -86,8 +86,8 @@ class MarkedWriter:
         self._producer: Producer | None = None
         self._consumer: Consumer | None = None
 
-    def take_over(self, partitions: Collection[int]) -> dict[int, Mark | None]:
-        """Fence the writers that have not released these partitions; return the marks, None where there is none.
+    def take_over(self, partitions: Collection[int]) -> dict[int, Mark]:
+        """Fence the writers that have not released these partitions; return the marks.
 
         Raises :class:`MarkError`."""
         try:
@@ -102,7 +102,7 @@ class MarkedWriter:
             if others:
                 found = self._committed(partitions)
             self._names |= {one.partition: one.metadata or "" for one in found}
-            return {one.partition: self._mark(one) if one.offset >= 0 else None for one in found}
+            return {one.partition: self._mark(one) for one in found}
         except KafkaException as error:
             raise MarkError(error.args[0]) from error
 
@@ -190,4 +190,4 @@ class MarkedWriter:
     def _mark(self, found: TopicPartition) -> Mark:
         place = TopicPartition(self._topic, found.partition)
         first, end = self._reader().get_watermark_offsets(place, CALL_TIMEOUT_S)
-        return Mark(found.offset, first, end)
+        return Mark(found.offset if found.offset >= 0 else None, first, end)

@@ -116,6 +116,10 @@ class PairCounter:
         partition, parts, tracked.pairs = self._partitions.get(tracked.partition), tracked.pairs or (), None
         if partition is None or partition.is_released or tracked.offset < partition.mark:
             return
+        if tracked.offset > partition.mark:
+            # Retention has removed what is between, unread.
+            self._metrics.missed_batches.inc(tracked.offset - partition.mark)
+            self.spans.leave_out(tracked.partition, partition.mark, tracked.offset)
         partition.mark = tracked.offset + 1
         for part in parts:
             self._acknowledged.append(part)
@@ -276,15 +280,16 @@ def starts_of(
 ) -> dict[int, tuple[int, int]]:
     """Return, for each partition, from which offset on it is counted, and how many offsets are missed before that.
 
-    ``committed`` has the offset from which on the partition is read."""
+    ``committed`` has the offset from which on the partition is read. What retention has removed is missed, too."""
     starts: dict[int, tuple[int, int]] = {}
     for partition, offset in committed.items():
-        mark, read_from = marks.get(partition), offset or 0
-        if mark is None or mark.offset > mark.end:
-            # It was not counted yet, or the topic was made again.
-            starts[partition] = read_from, 0
+        mark, read_from = marks[partition], offset or 0
+        if mark.offset is None or mark.offset > mark.end:
+            # It was not counted yet, or Kafka has forgotten that, or the topic was made again.
+            starts[partition] = (max(read_from, mark.first) if read_from <= mark.end else mark.first), 0
             continue
         earliest = max(mark.first, read_from - max_replayed)
         since = mark.offset if mark.offset >= read_from else min(read_from, max(mark.offset, earliest))
-        starts[partition] = since, max(0, since - mark.offset)
+        since = max(since, mark.first)
+        starts[partition] = since, since - mark.offset
     return starts

@@ -75,6 +75,12 @@ class Spans:
         if span is not None and mark is not None:
             self._closed.append(_counted(partition, span, mark))
 
+    def leave_out(self, partition: int, mark: int, since: int) -> None:
+        """Go on with a partition from a later offset than its mark, because nobody counts what is between."""
+        if len(self._closed) <= _MAX_SPANS:  # without its span, the hole is only longer
+            self.end(partition, mark)
+        self.begin(partition, since)
+
     def note_ends(self, at: float, ends: Mapping[int, int]) -> None:
         """Take the ends of all partitions of the raw topic, as Kafka had them at a time or later."""
         self._partitions = max(ends, default=-1) + 1

@@ -20,6 +20,7 @@ from enrich.render.merged_batch import merge
 from enrich.wire.batch import VERDICT, Batch
 from enrich.wire.flow import Flow
 from enrich.wire.pair import HOUR_NS, PairEnd, PairKey
+from enrich.wire.pair_coverage import decode_coverage
 from enrich.wire.pair_place import place_of
 from enrich.wire.pair_records import decode_counts, decode_names, pairs_of
 from streams.kafka.marked_writes import Mark
@@ -391,8 +392,8 @@ def test_only_a_server_gives_a_port() -> None:
 
 
 def test_a_takeover_begins_at_the_mark() -> None:
-    marks = {0: Mark(120, 0, 500), 1: Mark(200, 0, 500), 2: None, 3: Mark(900, 0, 10), 4: Mark(5, 100, 500),
-             5: Mark(100, 0, 90_000)}  # fmt: skip
+    marks = {0: Mark(120, 0, 500), 1: Mark(200, 0, 500), 2: Mark(None, 0, 500), 3: Mark(900, 0, 10),
+             4: Mark(5, 100, 500), 5: Mark(100, 0, 90_000)}  # fmt: skip
     committed = {0: 150, 1: 150, 2: 150, 3: 7, 4: 150, 5: 50_000}
 
     assert starts_of(marks, committed, 1000) == {
@@ -403,6 +404,32 @@ def test_a_takeover_begins_at_the_mark() -> None:
         4: (100, 95),  # retention was faster
         5: (49_000, 48_900),  # too much to read again
     }
+
+
+def test_a_takeover_begins_at_what_retention_has_kept() -> None:
+    marks = {0: Mark(900, 1000, 1200), 1: Mark(800, 1000, 1200), 2: Mark(None, 1000, 1200), 3: Mark(None, 1000, 1200),
+             4: Mark(None, 3, 10)}  # fmt: skip
+    committed = {0: 900, 1: 900, 2: None, 3: 900, 4: 700}
+
+    assert starts_of(marks, committed, 20_000) == {
+        0: (1000, 100),  # nobody has read what is missed
+        1: (1000, 200),
+        2: (1000, 0),  # Kafka has forgotten both, or nobody has read anything yet
+        3: (1000, 0),
+        4: (3, 0),  # the topic was made again, and Kafka has forgotten the mark
+    }
+
+
+def test_a_hole_in_the_offsets_is_not_said_to_be_counted() -> None:
+    worker = Worker()
+    for offset in (0, 5):
+        (tracked,) = worker.take(offset, make_batch({"time_ns": 0}))
+        worker.counter.finish(tracked)
+
+    assert worker.write() == {0: 6}
+    (record,) = [decode_coverage(value) for key, value in worker.written.items() if kind_of(key) == "coverage"]
+    assert [(span.since_offset, span.until_offset) for span in record.spans] == [(0, 1), (5, 6)]
+    assert worker.registry.get_sample_value("kubeweir_streams_pairs_missed_batches_total") == 4
 
 
 def template_of(number: int) -> Any:

@@ -30,7 +30,7 @@ class Writer:
     """Keeps what it is to write. ``outcomes`` are of one write after the other: an error, or an event to wait for."""
 
     def __init__(self) -> None:
-        self.marks: dict[int, Mark | None] | MarkError = {}
+        self.marks: dict[int, Mark] | MarkError = {}
         self.end: int | MarkError = 0
         self.asked = 0
         """How often it was asked for ends."""
@@ -39,10 +39,10 @@ class Writer:
         self.written: list[tuple[int, Mapping[int, int]]] = []
         """How many records of counts each write had, and its marks."""
 
-    def take_over(self, partitions: Collection[int]) -> dict[int, Mark | None]:
+    def take_over(self, partitions: Collection[int]) -> dict[int, Mark]:
         if isinstance(self.marks, MarkError):
             raise self.marks
-        return {partition: self.marks.get(partition) for partition in partitions}
+        return {partition: self.marks.get(partition, Mark(None, 0, 10_000)) for partition in partitions}
 
     def ends(self) -> dict[int, int]:
         self.asked += 1
@@ -278,7 +278,7 @@ def test_a_fenced_writer_writes_no_more(client: Client) -> None:
 def test_a_writer_that_begins_anew_writes_nothing_where_another_has_taken_over(client: Client) -> None:
     writer = MarkedWriter({}, "pairs", "raw")
     client.names[0] = "dead"
-    writer.take_over([0])
+    assert writer.take_over([0]) == {0: Mark(5, 0, 10)}
     writer.write([], {0: 6})
     client.errors = [KafkaError._TIMED_OUT]
     with pytest.raises(MarkError):
