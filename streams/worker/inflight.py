@@ -41,7 +41,7 @@ class TrackedInput:
 
     __slots__ = (
         "_ack", "_closed", "_delivered", "_expected", "_tracker", "dead", "enriched", "offset", "pairs", "partition",
-        "refused", "size", "unlogged", "verdicts", "written",
+        "refused", "size", "uncounted", "unlogged", "verdicts", "written",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +55,8 @@ class TrackedInput:
         """Verdicts of which records were made, or dead letters; and records that Kafka refused (event loop)."""
         self.pairs: Any = None
         """What it adds to the counts of pairs (:mod:`streams.worker.pair_counter`)."""
+        self.uncounted = False
+        """Whether some of its verdicts could not be counted."""
         self.written = self.unlogged = 0
         """Records that Kafka has, each the one of its verdict: logged, and for alerts only (poll thread)."""
 

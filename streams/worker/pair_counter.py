@@ -65,6 +65,8 @@ class Write:
 
     records: list[tuple[bytes, bytes]]
     marks: dict[int, int]
+    reached: dict[int, int]
+    """The marks of all partitions, as the record of coverage has them."""
     changes: list[tuple[Segment, Changes]] = field(default_factory=list)
 
 
@@ -117,9 +119,10 @@ class PairCounter:
         if partition is None or partition.is_released or tracked.offset < partition.mark:
             return
         if tracked.offset > partition.mark:
-            # Retention has removed what is between, unread.
-            self._metrics.missed_batches.inc(tracked.offset - partition.mark)
+            # Retention has removed what is between, unread (a record ``expired`` says so).
             self.spans.leave_out(tracked.partition, partition.mark, tracked.offset)
+        if tracked.uncounted:
+            self.spans.leave_out(tracked.partition, tracked.offset, tracked.offset + 1)
         partition.mark = tracked.offset + 1
         for part in parts:
             self._acknowledged.append(part)
@@ -175,7 +178,7 @@ class PairCounter:
         for number in released:
             if number in self._partitions:
                 self._partitions[number].is_released = True
-        write = Write([], marks)
+        write = Write([], marks, own)
         for segment in self._changed.values():
             changes, records = segment.take_changes()
             write.records += records
@@ -192,7 +195,7 @@ class PairCounter:
             if number in self._partitions:
                 self._partitions[number].written = mark
         self._metrics.written.inc(len(write.records))
-        self.spans.written({number: one.mark for number, one in self._partitions.items()})
+        self.spans.written(write.reached)
         for cluster, segment in list(self._segments.items()):
             full = segment.memory > MAX_BYTES or segment.is_full or len(segment.combinations.keys) > self._limit
             if full or self._now() - segment.began > SEGMENT_S or segment.combinations.classes > 4 * self._limit:

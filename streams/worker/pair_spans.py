@@ -118,12 +118,14 @@ class Spans:
         return coverage_key(self._cluster, self._segment), encode_coverage(made)
 
     def written(self, marks: Mapping[int, int]) -> None:
-        """Note that Kafka has the record; begin a new one where it is time."""
+        """Note that Kafka has the record of these marks; begin a new one where it is time."""
         self._written_at = self._now()
         if self._now() - self._began > DAY_S or len(self._closed) > _MAX_SPANS:
             self._begin_record()
             for partition, span in self._open.items():
-                span.since_offset, span.since_s = marks.get(partition, span.since_offset), span.until_s
+                # A span that began after the record was made stays as it is.
+                span.since_offset = max(span.since_offset, marks.get(partition, 0))
+                span.since_s = span.until_s
 
     def behind_s(self) -> float:
         """Return how many seconds up to now are not counted of some partition (any thread)."""

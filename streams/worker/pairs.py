@@ -103,6 +103,8 @@ class Pairs:
         try:
             self._counter.count(inputs, records.columns)
         except Exception as error:
+            for tracked in inputs:
+                tracked.uncounted = True
             self._reports.on_uncounted(len(records.values), error)
 
     def finish(self, tracked: TrackedInput) -> None:
@@ -134,8 +136,7 @@ class Pairs:
         earlier = {}
         for partition, (since, missed) in starts_of(marks, new, MAX_REPLAYED).items():
             self._begin(partition, since, missed)
-            read_from = new[partition]
-            if read_from is not None and since < read_from:
+            if (read_from := new[partition]) is not None and since < read_from:
                 earlier[partition] = self._seen[partition] = since
                 self._replayed_until[partition] = read_from
         self._waiting -= new.keys()
@@ -198,8 +199,7 @@ class Pairs:
 
     async def _take_waiting_over(self) -> None:
         waiting = set(self._waiting)
-        marks = await self._take_over(waiting, _WRITE_S)
-        if marks is None:
+        if (marks := await self._take_over(waiting, _WRITE_S)) is None:
             return
         # Inputs were enriched meanwhile, and are not counted.
         taken = {partition: self._seen.get(partition, 0) for partition in waiting & self._waiting}

@@ -150,6 +150,7 @@ class Pipeline:
         except BatchError:
             pass  # a dead letter already
         except Exception as error:
+            tracked.uncounted = True
             log.error("pairs of a batch could not be counted", partition=tracked.partition, exc_info=error)
         tracked.close()
 

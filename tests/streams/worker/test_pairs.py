@@ -25,7 +25,7 @@ from enrich.wire.pair_place import place_of
 from enrich.wire.pair_records import decode_counts, decode_names, pairs_of
 from streams.kafka.marked_writes import Mark
 from streams.metrics.pairs import PairMetrics
-from streams.worker import pair_counter, pair_keys
+from streams.worker import pair_counter, pair_keys, pair_spans
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.pair_counter import SEGMENT_S, PairCounter, starts_of
 from streams.worker.pair_keys import Combinations
@@ -429,7 +429,21 @@ def test_a_hole_in_the_offsets_is_not_said_to_be_counted() -> None:
     assert worker.write() == {0: 6}
     (record,) = [decode_coverage(value) for key, value in worker.written.items() if kind_of(key) == "coverage"]
     assert [(span.since_offset, span.until_offset) for span in record.spans] == [(0, 1), (5, 6)]
-    assert worker.registry.get_sample_value("kubeweir_streams_pairs_missed_batches_total") == 4
+
+
+def test_a_new_record_of_coverage_goes_on_where_the_last_one_has_ended() -> None:
+    worker = Worker()
+    first, second = (worker.take(offset, make_batch({"time_ns": 0}))[0] for offset in (0, 1))
+    worker.counter.finish(first)
+    write = worker.counter.take_write()
+    assert write is not None
+    worker.counter.finish(second)  # while the write is on its way
+    worker.counter.spans._began -= pair_spans.DAY_S + 1
+    worker.counter.written(write)
+
+    assert worker.write() == {0: 2}
+    (record,) = [decode_coverage(value) for key, value in worker.written.items() if kind_of(key) == "coverage"]
+    assert [(span.since_offset, span.until_offset) for span in record.spans] == [(1, 2)]
 
 
 def template_of(number: int) -> Any:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from enrich.render.enricher import Enricher, Records
 from enrich.render.merged_batch import merge
 from enrich.runtime.process import Exit, StopServiceError
+from enrich.wire.pair_coverage import decode_coverage
 from enrich.wire.pair_place import place_of
 from streams.kafka import marked_writes
 from streams.kafka.marked_writes import FencedError, Mark, MarkedWriter, MarkError
@@ -184,6 +185,26 @@ def test_marks_that_cannot_be_read_stay_a_problem_and_what_is_missed_is_said(wor
     asyncio.run(scenario())
 
     assert worker.reported[-1] == {"type": "pairs_missed", "partition": 0, "batches": 250}
+
+
+def test_an_input_that_cannot_be_counted_is_not_said_to_be(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("a bug")
+
+    async def scenario() -> None:
+        await worker.pairs.starts({0: 0})
+        worker.take(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(worker.pairs._counter, "count", fail)
+            worker.take(1)
+        worker.take(2)
+
+    asyncio.run(scenario())
+
+    write = worker.pairs._counter.take_write()
+    assert write is not None
+    found = decode_coverage(write.records[-1][1])
+    assert [(span.since_offset, span.until_offset) for span in found.spans] == [(0, 1), (2, 3)]
 
 
 def test_nothing_is_kept_of_what_cannot_be_counted(worker: Worker) -> None:

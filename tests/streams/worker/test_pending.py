@@ -237,6 +237,19 @@ def test_what_the_index_learns_while_pairs_are_looked_up_makes_no_name_sure(monk
     assert site.acked == [0]
 
 
+def test_an_input_that_is_only_counted_says_that_it_could_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> Lookup:
+        raise ValueError("a bug")
+
+    site = Site()
+    site.pipeline.pairs = Counted()
+    monkeypatch.setattr(Enricher, "lookup", fail)
+    tracked = site.tracker.open(0, 0, 1, 88, site._ack)
+    site.pipeline.count_only(tracked, make_batch(verdict(1, destination=LATE.ips[0])).encode())
+    assert tracked.uncounted
+    assert site.acked == [0]
+
+
 def test_a_pending_verdict_is_looked_up_again_only_when_what_it_waits_for_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
