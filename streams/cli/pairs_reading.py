@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -35,7 +36,8 @@ class PairsReading:
         self._connection, self._topic = connection, topics.pairs.name
         self._since_hour, self._until_hour = since_hour, until_hour
         self._since_ms = max(1, since_hour * HOUR_MS - LATE_MS)
-        self._hours = PairHours(since_hour, until_hour, cluster)
+        # An end in a distant future has no more hours than one tomorrow.
+        self._hours = PairHours(since_hour, min(until_hour, int(time.time() * 1000 + LATE_MS) // HOUR_MS), cluster)
         self._first_ms: int | None = None
         try:
             reader = TopicReader(connection, self._topic)
@@ -49,13 +51,21 @@ class PairsReading:
 
     @property
     def unreadable(self) -> int:
-        """Records that could not be decoded, and were skipped."""
+        """Records, or batches of them, that could not be read, and were skipped."""
         return self._hours.unreadable
 
     @property
     def late(self) -> int:
         """Records of counts that were written more than a day after their hour, and were skipped."""
         return self._hours.late
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether something that was counted is not here. Ask after all have been read.
+
+        Verdicts that came too late to be counted do not belong to this: whoever reads cannot know of what time they
+        are, because a clock that is wrong makes them, too."""
+        return self.unreadable > 0 or self.late > 0
 
     @property
     def counted(self) -> CountedTime:
@@ -66,6 +76,9 @@ class PairsReading:
         # Compaction keeps the last record of a key, which may have been written much later than the first one.
         end_ms = self._until_hour * HOUR_MS + LATE_MS
         for record in self._records():
+            if record.unread:
+                self._hours.unreadable += 1
+                continue
             if self._first_ms is None:
                 self._first_ms = record.timestamp_ms
             if record.timestamp_ms > end_ms:
