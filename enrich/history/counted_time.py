@@ -41,11 +41,9 @@ class CountedTime:
         self._records: dict[tuple[str, str], Coverage] = {}
         """A later record of a segment replaces an earlier one."""
 
-    def take(self, record: Coverage) -> bool:
-        """Take a record; return whether it is the first of its segment."""
-        is_first = (record.cluster, record.segment) not in self._records
+    def take(self, record: Coverage) -> None:
+        """Take a record."""
         self._records[record.cluster, record.segment] = record
-        return is_first
 
     def missed(self, cluster: str, since_s: int, until_s: int) -> Missed | None:
         """Return how many verdicts were read too late to be counted, if some may be of this window."""
@@ -66,23 +64,33 @@ class CountedTime:
         groups: defaultdict[str, list[Coverage]] = defaultdict(list)
         for record in self._of(cluster):
             groups[record.cluster].append(record)
-        partitions = max((record.partitions for found in groups.values() for record in found), default=0)
-        if not partitions:
+        if not groups:
             return [Stretch(since_s, until_s)] if since_s < until_s else []
-        counted: defaultdict[int, list[Stretch]] = defaultdict(list)
-        for records in groups.values():
-            spans: defaultdict[int, list[CountedSpan]] = defaultdict(list)
-            for span in (span for record in records for span in record.spans):
-                spans[span.partition].append(span)
-            for partition, own in spans.items():
-                counted[partition] += _counted(own)
+        # Partitions and offsets are those of one cluster. A worker of all clusters counts for each of them.
+        everybody = groups.pop(ALL_CLUSTERS, [])
         holes: list[Stretch] = []
-        for partition in range(partitions):
-            holes += _complement(_union(counted[partition]), since_s, until_s)
+        for own in list(groups.values()) or [[]]:
+            holes += _holes(own, everybody, since_s, until_s)
         return _union(holes)
 
     def _of(self, cluster: str) -> Iterable[Coverage]:
         return (one for one in self._records.values() if one.cluster in (cluster, ALL_CLUSTERS) or not cluster)
+
+
+def _holes(own: Iterable[Coverage], everybody: Iterable[Coverage], since_s: int, until_s: int) -> list[Stretch]:
+    """Return the holes of one cluster. Its workers and those of all clusters have groups of their own."""
+    partitions = max((record.partitions for record in (*own, *everybody)), default=0)
+    counted: defaultdict[int, list[Stretch]] = defaultdict(list)
+    for records in (own, everybody):
+        spans: defaultdict[int, list[CountedSpan]] = defaultdict(list)
+        for span in (span for record in records for span in record.spans):
+            spans[span.partition].append(span)
+        for partition, found in spans.items():
+            counted[partition] += _counted(found)
+    holes: list[Stretch] = [] if partitions or since_s >= until_s else [Stretch(since_s, until_s)]
+    for partition in range(partitions):
+        holes += _complement(_union(counted[partition]), since_s, until_s)
+    return holes
 
 
 def _counted(spans: Iterable[CountedSpan]) -> list[Stretch]:

@@ -35,6 +35,8 @@ MAX_BYTES: Final = 1 << 30
 """Bytes of records that wait for their hour; compressed, as they are in memory."""
 _RECORD_BYTES: Final = 400
 """What a record takes beside its bytes, about."""
+_DECODED: Final = 5
+"""How much more memory than bytes a decoded record of coverage takes, about."""
 _LEVEL: Final = 1
 
 
@@ -82,6 +84,8 @@ class PairHours:
         """The one that was written first is the first."""
         self._counts: defaultdict[int, dict[Place, _Record]] = defaultdict(dict)
         self._names_cache = DecodedNames(max_decoded)
+        self._coverage: dict[tuple[str, str], int] = {}
+        """For each segment, how much memory its record of coverage takes."""
 
     def take(self, key: bytes, value: bytes, written_ms: int) -> Iterator[Pair]:
         """Take a record; yield the pairs of the hours that are complete. Raises :class:`TooManyPairsError`."""
@@ -106,8 +110,11 @@ class PairHours:
             return
         if (record.cluster, record.segment) != (place.cluster, place.segment):
             self.unreadable += 1
-        elif self.counted.take(record):
-            self._add(len(value) + _RECORD_BYTES)
+        else:
+            self.counted.take(record)
+            size, key = _DECODED * len(value) + _RECORD_BYTES, (record.cluster, record.segment)
+            self._add(size - self._coverage.get(key, 0))
+            self._coverage[key] = size
 
     def _keep(self, place: RecordPlace, value: bytes, written_ms: int) -> None:
         chunk = place.cluster, place.segment, place.chunk

@@ -72,8 +72,8 @@ def test_a_time_is_counted_if_it_is_for_every_partition() -> None:
 def test_a_later_record_of_a_segment_replaces_the_earlier_one() -> None:
     time = CountedTime()
     early = counted((0, 7, 9, 90, 110))
-    assert time.take(early)
-    assert not time.take(Coverage(cluster="c1", segment=early.segment, partitions=1,
+    time.take(early)
+    time.take(Coverage(cluster="c1", segment=early.segment, partitions=1,
                                   spans=(CountedSpan(0, 7, 15, 90, 200),)))  # fmt: skip
     assert time.holes("c1", 100, 200) == []
 
@@ -88,6 +88,13 @@ def test_other_clusters_say_nothing_and_workers_of_all_clusters_do() -> None:
     assert holes(counted((0, 7, 9, 90, 200), cluster=ALL_CLUSTERS)) == []
     # Groups of their own number their offsets alike, and know nothing of one another.
     assert holes(counted((0, 7, 20, 90, 110)), counted((0, 20, 30, 150, 200), cluster=ALL_CLUSTERS)) == [(110, 150)]
+
+
+def test_of_all_clusters_a_time_is_counted_if_it_is_for_each() -> None:
+    one, two = counted((0, 7, 9, 90, 200), cluster="c1"), counted((0, 7, 9, 150, 200), cluster="c2")
+    assert holes(one, two, cluster="") == [(100, 150)]
+    everybody = counted((0, 7, 9, 90, 180), cluster=ALL_CLUSTERS)
+    assert holes(one, two, everybody, cluster="") == []
 
 
 def test_verdicts_that_came_too_late_are_told_if_they_may_be_of_the_window() -> None:

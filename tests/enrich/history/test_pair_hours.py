@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Iterator
 
 import msgspec
@@ -11,7 +12,8 @@ import pytest
 
 from enrich.history.pair_hours import HOUR_MS, LATE_MS, PairHours, TooManyPairsError
 from enrich.wire.pair import Pair, PairEnd, PairKey
-from enrich.wire.pair_place import counts_key, names_key
+from enrich.wire.pair_coverage import CountedSpan, Coverage, decode_coverage, encode_coverage
+from enrich.wire.pair_place import counts_key, coverage_key, names_key
 from enrich.wire.pair_records import CountsHeader, Names, encode_counts, encode_names
 
 HOUR = 494_971
@@ -129,6 +131,24 @@ def test_records_that_are_written_again_take_no_more_memory() -> None:
         sizes.append(reading.bytes)
 
     assert sizes == [sizes[0]] * 3
+
+
+def test_a_record_of_coverage_that_grows_takes_the_memory_that_it_has_now() -> None:
+    def coverage(spans: int) -> Record:
+        found = tuple(CountedSpan(number, 5, 9, 100, 200) for number in range(spans))
+        made = Coverage(cluster="c1", segment="a", partitions=2_000, spans=found)
+        return coverage_key("c1", "a"), encode_coverage(made), HOUR * HOUR_MS
+
+    reading, records = PairHours(HOUR, HOUR + 3), [coverage(spans) for spans in (1, 2_000, 2_000)]
+    sizes = [reading.bytes for record in records if not list(reading.take(*record))]
+    assert sizes[0] < sizes[1] == sizes[2]
+    tracemalloc.start()
+    try:
+        kept = decode_coverage(records[1][1])
+        assert kept.spans
+        assert 0.8 * tracemalloc.get_traced_memory()[0] < sizes[1] < 3 * tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
 
 
 def test_counts_that_come_after_their_hour_is_given_away_are_told() -> None:
