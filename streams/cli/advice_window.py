@@ -89,7 +89,7 @@ class Window:
     def has_losses(self) -> bool:
         """Whether nothing is known of some connections: a part of the window was not counted, its beginning included,
         or records cannot be read. Ask after :meth:`pairs`."""
-        return bool(self.holes) or self.complete_ns > self.since_ns or self._reading.unreadable > 0
+        return bool(self.holes) or self.complete_ns > self.since_ns or self._reading.has_losses
 
     def view(self, namespaces: Collection[str] | None = None) -> PolicyView:
         """Return the policies at the end of the window. ``namespaces``: whose pods are asked about; None: all. The

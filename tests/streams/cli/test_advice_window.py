@@ -21,6 +21,7 @@ class Reading:
     """Pairs as read from Kafka, which are complete from an hour on."""
 
     unreadable = 0
+    has_losses = False
     late = 0
 
     def __init__(self, complete_since_hour: int, *pairs: Any, spans: Any = ALWAYS) -> None:
