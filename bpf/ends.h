@@ -213,6 +213,9 @@ static __always_inline bool report_traffic(struct traffic *counted, u8 how, u64 
 {
 	struct connection_end *end;
 
+	/* The part before may be an hourly report, whose time is that of its sweep, not that of the last packet. */
+	if ((s64)(until - counted->since_ns) < 0)
+		until = counted->since_ns;
 	if (counted->uncertain) {
 		count_undisturbed(COUNT_ENDS_UNCERTAIN, 1);
 		counted->uncertain = counted->fin[0] = counted->fin[1] = counted->reset = 0;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -436,24 +436,54 @@ def test_an_evicted_connection_and_a_port_that_is_used_again(rig: Rig) -> None:
     assert int(end["bytes"][0]) == 14 + 20 + 8 + len(b"first")
 
 
+def change_traffic(rig: Rig, change: Callable[[Any], None]) -> None:
+    """Change the traffic of each connection that is to be reported."""
+    keys, values = rig.maps[TRAFFIC_MAP].entries()
+    for key, value in zip(keys, values.copy(), strict=True):
+        if value["state"]:
+            change(value)
+            rig.maps[TRAFFIC_MAP].set(key.tobytes(), value.tobytes())
+
+
+def let_an_hour_pass(rig: Rig) -> None:
+    """Have the next sweep find that all connections were reported an hour ago."""
+
+    def change(value: Any) -> None:
+        # The node may have booted less than an hour ago.
+        value["since_ns"] = (int(value["since_ns"]) - 3601 * SECOND_NS) % (1 << 64)
+
+    change_traffic(rig, change)
+
+
 def test_a_connection_that_lives_on_is_reported_each_hour(rig: Rig) -> None:
     client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
     rig.apply()
     with receiving(server, 4), open_socket(client, 4, socket.SOCK_DGRAM) as out:
         for part in range(2):
             out.sendto(b"x", (server.address(4), PORT))
-            keys, values = rig.maps[TRAFFIC_MAP].entries()
-            for key, value in zip(keys, values.copy(), strict=True):
-                if value["state"]:
-                    # The node may have booted less than an hour ago.
-                    value["since_ns"] = (int(value["since_ns"]) - 3601 * SECOND_NS) % (1 << 64)
-                    rig.maps[TRAFFIC_MAP].set(key.tobytes(), value.tobytes())
+            let_an_hour_pass(rig)
             sweep(rig)
             (end,) = of_pod(rig, reports(rig), client)
             assert (names(np.array([end])), end["part"], end["packets"].tolist()) == (["open"], part, [1, 0])
         sweep(rig)
         assert not len(of_pod(rig, reports(rig), client))
         assert rig.installer.endpoints[client.index] in references(rig.maps)["endpoint"]
+
+
+def test_a_part_after_an_hourly_one_does_not_end_before_it_began(rig: Rig) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    rig.apply()
+    with receiving(server, 4), open_socket(client, 4, socket.SOCK_DGRAM) as out:
+        out.sendto(b"x", (server.address(4), PORT))
+    let_an_hour_pass(rig)
+    sweep(rig)
+    (hourly,) = of_pod(rig, reports(rig), client)
+    age(rig, 200)
+    sweep(rig)
+    (end,) = of_pod(rig, reports(rig), client)
+    assert names(np.array([hourly, end])) == ["open", "timeout"]
+    assert end["packets"].tolist() == [0, 0]
+    assert end["since_ns"] == end["until_ns"] == hourly["until_ns"]
 
 
 def test_every_report_has_the_number_of_its_verdict_while_cpus_race(rig: Rig) -> None:
