@@ -486,6 +486,33 @@ def test_a_part_after_an_hourly_one_does_not_end_before_it_began(rig: Rig) -> No
     assert end["since_ns"] == end["until_ns"] == hourly["until_ns"]
 
 
+@pytest.mark.parametrize(("field", "counted"), [("lately", 1 << 34 | 100), ("marks", 1)], ids=["a packet", "a FIN"])
+def test_what_another_connections_packet_has_changed_is_not_reported(rig: Rig, field: str, counted: int) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    rig.apply()
+    shift = 56 if field == "lately" else 36
+
+    def change(value: Any) -> None:
+        tagged = ((int(value["serial"]) + 1) & 0xFF) << shift | counted
+        words = value[field].reshape(-1)
+        words[0] = (int(words[0]) + tagged) % (1 << 64)
+        value[field] = words.reshape(value[field].shape)
+
+    with receiving(server, 4), open_socket(client, 4, socket.SOCK_DGRAM) as out:
+        out.sendto(b"1", (server.address(4), PORT))
+        change_traffic(rig, change)
+        let_an_hour_pass(rig)
+        before = rig.maps.counters()[Counter.ENDS_UNCERTAIN]
+        sweep(rig)
+        assert not len(reports(rig))
+        assert rig.maps.counters()[Counter.ENDS_UNCERTAIN] - before == 2, "each connection has two ends"
+        out.sendto(b"2", (server.address(4), PORT))
+    age(rig, 200)
+    sweep(rig)
+    (end,) = of_pod(rig, reports(rig), client)
+    assert (names(np.array([end])), end["part"], end["packets"].tolist()) == (["timeout"], 1, [1, 0])
+
+
 def test_every_report_has_the_number_of_its_verdict_while_cpus_race(rig: Rig) -> None:
     client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
     third = both(rig, "a/third", 3)
