@@ -372,6 +372,8 @@ static __always_inline void expect_end_of(struct work *w, const struct connectio
 
 	if (!counted || counted->owner != owner) {
 		count(COUNT_ENDS_UNCERTAIN);
+		if (!counted)
+			distrust(number, owner);
 	} else {
 		/* A UDP socket's packets to a Service go to another backend once nf_conntrack has forgotten the last one. */
 		if (counted->state != TRAFFIC_UNLOGGED) {

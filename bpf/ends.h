@@ -74,6 +74,8 @@
 #define MARK_FIN(direction) (((direction) & 1) * MARK_BITS)
 #define MARK_RST (2 * MARK_BITS)
 #define MARK_TAGS (3 * MARK_BITS)
+/* More than the tags of all FIN and RST can add up to: with it, no sum fits. */
+#define MARK_DISTRUST (1ULL << (MARK_TAGS + 23))
 #define MARK_MASK ((1ULL << MARK_BITS) - 1)
 
 /* An entry of the ring of verdicts, with the head that the kernel puts in front of it. */
@@ -136,6 +138,19 @@ static __always_inline bool has_many(const struct traffic *counted, u32 directio
 	u64 lately = counted->lately[direction & 1];
 
 	return (lately >> PACKETS_SHIFT & PACKETS_MASK) > MANY_PACKETS || (lately & BYTES_MASK) > MANY_BYTES;
+}
+
+/*
+ * A new verdict of the connection that owns a place cannot be kept, because another CPU has claimed the place. What
+ * passes from now on must not be reported with the verdict before, so the next report is withheld: no packets have such
+ * tags. Needs no claim, because it only adds.
+ */
+static __always_inline void distrust(u32 number, u64 owner)
+{
+	struct traffic *counted = traffic.lookup(&number);
+
+	if (counted && *(volatile u64 *)&counted->owner == owner && counted->state != TRAFFIC_UNLOGGED)
+		__sync_fetch_and_add(&counted->marks, MARK_DISTRUST);
 }
 
 /* Without a branch, because the verifier of older kernels would follow each one for each place that is looked at. */

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from netns import Space, connects, listen, open_socket, ping, run_in
 
 from enrich.wire.ends import How
 from probe.export.ring_entries import RingEntries
+from probe.kernel import bpf
 from probe.kernel.ends import references, report_all
 from probe.kernel.ends_layout import END, ENDS, ENDS_RING, TRAFFIC_MAP
 from probe.kernel.layout import Config, Counter
 from probe.kernel.place_expiry import PlaceExpiry
 from tests.kernel.rig import FAMILIES, SIZES, SMALL, WITH_ENDS, Rig, both
+from tests.kernel.site import VIP, Site, service
 from tests.waiting import until
 
 pytestmark = pytest.mark.kernel
@@ -511,6 +514,32 @@ def test_what_another_connections_packet_has_changed_is_not_reported(rig: Rig, f
     sweep(rig)
     (end,) = of_pod(rig, reports(rig), client)
     assert (names(np.array([end])), end["part"], end["packets"].tolist()) == (["timeout"], 1, [1, 0])
+
+
+def test_what_passes_after_a_verdict_that_could_not_be_kept_is_not_reported_with_the_one_before(rig: Rig) -> None:
+    """A UDP socket's datagrams to a Service go to another backend, and another CPU has the place at that moment."""
+    site = Site(rig, "routed")
+    rig.services += VIP.values()
+    client, one, two = both(rig, "a/client", 1), both(rig, "a/one", 2), both(rig, "a/two", 3)
+    rig.apply()
+    before = rig.maps.counters()[Counter.ENDS_UNCERTAIN]
+    with receiving(one, 4), receiving(two, 4), open_socket(client, 4, socket.SOCK_DGRAM) as out:
+        site.proxy(service(4, one, 53, PORT, "udp"))
+        out.sendto(b"1", (VIP[4], 53))
+        place = int(state_of(rig, client, 53)["place"]) - 1
+        site.proxy(service(4, two, 53, PORT, "udp"))
+        site.forget_flows()
+        claim = place.to_bytes(4, "little")
+        rig.maps["emptying"].set(claim, time.monotonic_ns().to_bytes(8, "little"))
+        out.sendto(b"2", (VIP[4], 53))
+        out.sendto(b"3", (VIP[4], 53))
+        assert bpf.delete(rig.maps["emptying"].fd, claim)
+    site.close()
+    assert rig.maps.counters()[Counter.ENDS_UNCERTAIN] - before == 1
+    age(rig, 200)
+    sweep(rig)
+    assert not len(of_pod(rig, reports(rig), client))
+    assert rig.maps.counters()[Counter.ENDS_UNCERTAIN] - before == 2
 
 
 def test_every_report_has_the_number_of_its_verdict_while_cpus_race(rig: Rig) -> None:
