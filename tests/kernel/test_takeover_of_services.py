@@ -5,13 +5,17 @@ The pod's hook and the exit that judges the connection then belong to two genera
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pytest
 from netns import Space, connects, listen, open_socket
 
+from probe.kernel.layout import BACKEND
 from tests.kernel.rig import Rig, both, of
 from tests.kernel.site import VIP, Site, service
 from tests.kernel.stepping import Killed
@@ -153,3 +157,78 @@ def test_an_answer_of_another_backend_is_not_taken_for_the_admitted_ones(cluster
         hostile.sendto(b"answer", peer)
         with pytest.raises(TimeoutError):
             out.recv(64)
+
+
+@dataclass
+class _Dialogue:
+    """Datagrams of the client to the Service, and the server's to where they came from."""
+
+    cluster: _Cluster
+    family: int
+    out: socket.socket
+    served: socket.socket
+
+    def leave_backend(self, later_ns: int) -> None:
+        """Leave the server as an exit leaves a backend that it admits, so much later than the client's last packet."""
+        maps, server = self.cluster.rig.maps, self.cluster.server
+        keys, values = maps["connections"].entries()
+        (at,) = np.flatnonzero((keys["remote_port"] == 80) & (values["direction"] == 0))
+        address = ipaddress.ip_address(server.address(self.family))
+        mapped = address.packed if self.family == 6 else bytes(10) + b"\xff\xff" + address.packed
+        backend = np.zeros((), BACKEND)
+        backend["address"] = np.frombuffer(mapped, np.uint8)
+        backend["port"], backend["time_ns"] = _PORT, int(values["last_ns"][at]) + later_ns
+        maps["backends"].set(keys[at].tobytes(), backend.tobytes())
+
+    def is_answered(self) -> bool:
+        """Return whether a datagram of the server reaches the client."""
+        self.out.settimeout(0.5)
+        self.served.sendto(b"answer", (self.cluster.client.address(self.family), 4000))
+        try:
+            return self.out.recv(64) == b"answer"
+        except TimeoutError:
+            return False
+
+
+@pytest.fixture
+def dialogue(cluster: _Cluster, family: int) -> Iterator[_Dialogue]:
+    cluster.serve(family)
+    with (
+        open_socket(cluster.client, family, socket.SOCK_DGRAM) as out,
+        open_socket(cluster.server, family, socket.SOCK_DGRAM) as served,
+    ):
+        out.bind(("", 4000))
+        served.bind(("", _PORT))
+        yield _Dialogue(cluster, family, out, served)
+
+
+_OF_CLIENT = [("tcx", "local", "client", 4), ("clsact", "local", "client", 6)]
+
+
+@pytest.mark.parametrize(("own", "backend", "moved", "family"), _OF_CLIENT, indirect=["own"])
+def test_what_an_exit_has_admitted_is_judged_by_the_generation_of_the_client(dialogue: _Dialogue) -> None:
+    """An exit that still has an older policy has admitted a backend that the client's generation denies."""
+    cluster = dialogue.cluster
+    cluster.allow()
+    cluster.move_one_end()
+    dialogue.out.sendto(b"question", (VIP[dialogue.family], 80))
+    (asked,) = of(cluster.rig.seen(), subject="a/client", direction="egress")
+    assert asked.verdict == "deny", "the exit's generation denies it, too"
+    dialogue.leave_backend(1)
+    assert not dialogue.is_answered()
+    (answered,) = of(cluster.rig.seen(), subject="a/client")
+    assert (answered.direction, answered.verdict, answered.port) == ("egress", "deny", _PORT)
+    assert answered.dialled == VIP[dialogue.family]
+
+
+@pytest.mark.parametrize(("own", "backend", "moved", "family"), _OF_CLIENT, indirect=["own"])
+@pytest.mark.parametrize(("later_ns", "answered"), [(0, True), (-1, False)])
+def test_a_backend_that_was_left_before_the_clients_last_packet_is_not_taken(
+    dialogue: _Dialogue, later_ns: int, answered: bool
+) -> None:
+    dialogue.cluster.allow("server")
+    dialogue.cluster.move_one_end()
+    dialogue.out.sendto(b"question", (VIP[dialogue.family], 80))
+    dialogue.served.recvfrom(64)
+    dialogue.leave_backend(later_ns)
+    assert dialogue.is_answered() == answered
