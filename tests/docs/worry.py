@@ -261,8 +261,9 @@ KERNEL_EVENTS: Final[dict[str, tuple[str, str]]] = {
         "Any increase: raise WEIR_RING_BYTES, of which it has a quarter.",
     ),
     "ends_unplaced": (
-        "Reports of connections (`WEIR_ENDS`) that are lost because their connection got no place in the table.",
-        "Any increase: `connections_full` rises as well.",
+        "Reports of connections (`WEIR_ENDS`) that are lost because their connection got no place in the table, or was "
+        "opened to a Service during a takeover by a probe with another table.",
+        "An increase that is not just after a restart of the probe: look at `connections_full` and `evictions`.",
     ),
     "ends_uncertain": (
         "Reports of connections (`WEIR_ENDS`) that were withheld because processors met at their place.",
