@@ -435,7 +435,10 @@ struct close_request {
 	struct verdict_key key[CLOSE_KEYS];
 };
 
-/* Input of expire_places through BPF_PROG_RUN: it looks at EXPIRE_PLACES places from this one on. */
+/*
+ * Input of expire_places through BPF_PROG_RUN: it looks at EXPIRE_PLACES places from this one on. Never lower the
+ * number: an earlier probe that takes over runs these programs, and goes on by its own number. It would leave places out.
+ */
 #define EXPIRE_PLACES 64
 
 struct expire_request {
