@@ -36,8 +36,9 @@
  *     are most of what it costs. So between that look and the addition the place may get another connection. Therefore
  *     each addition also adds a tag, the last byte of the serial. Whoever settles the sum compares: n packets must have
  *     n times the tag of the connection that has the place now. If not, a packet of another one is among them, and what
- *     was counted is not reported (COUNT_ENDS_UNCERTAIN); the number part shows that something is missing. Only a packet
- *     that is late by a multiple of 256 connections of one place would go unnoticed.
+ *     was counted is not reported (COUNT_ENDS_UNCERTAIN); the number part shows that something is missing. Only
+ *     late packets whose distances, in connections of one place, add up to a multiple of 256 would go unnoticed: one
+ *     that is late by 256, two by 128, four by 64.
  *
  * Example: of 10.244.1.7's connection with serial 41, a packet has just been compared when another CPU evicts it. The
  * place's next connection has serial 42 and carries 5 packets. The sum has 6 packets and the tags 5 * 42 + 41, which is
