@@ -33,6 +33,8 @@ _SERVICE: Final = Service.__name__
 _TIERS: Final = "tiers"
 _MAX_VIEWS: Final = 20_000
 """Views that are kept ready."""
+_NOTHING: Final = Track()
+"""The track of what the journal does not know, which may be asked about any number of names. Nothing is added to it."""
 
 
 class Scope(NamedTuple):
@@ -209,7 +211,7 @@ class Timeline:
         keys = [(_NETWORK_POLICY, scope.namespace), (_TIERS, "")]
         keys += [(_NAMESPACE, name) for name in dict.fromkeys((scope.namespace, scope.peer_namespace)) if name]
         keys += [(_NODE, "")] if scope.nodes else []
-        return [self._tracks[key] for key in keys]
+        return [self._tracks.get(key, _NOTHING) for key in keys]
 
     def _gaps_of(self, tracks: Iterable[Track]) -> list[Gap]:
         return [*self.gaps(), *(gap for track in tracks for gap in track.gaps)]
@@ -218,7 +220,8 @@ class Timeline:
 
     def versions(self, kind: str, namespace: str, name: str) -> list[Version]:
         """Return the versions of an object, the oldest first."""
-        return self._tracks[_group(kind, namespace, name)].versions(policy_key(kind, namespace, name))
+        track = self._tracks.get(_group(kind, namespace, name), _NOTHING)
+        return track.versions(policy_key(kind, namespace, name))
 
     def changes(self, scope: Scope | None, since_ns: int, until_ns: int) -> list[Version]:
         """Return the versions that were seen after ``since_ns`` and up to ``until_ns``, the oldest first.

@@ -71,8 +71,11 @@ class Verifier:
         self._distinguished: dict[str, Distinguished] = {}
 
     def forget(self) -> None:
-        """Forget all questions, and what was kept of the records that they are about."""
+        """Forget all questions, and what was kept of the records that they are about. Records may name any namespace,
+        so what is known of each is forgotten, too."""
         self._questions.clear()
+        self._stretches.clear()
+        self._distinguished.clear()
         self._pods.forget()
 
     def judge(self, flow: Flow, at_ns: int, last_ns: int = 0) -> Judged:

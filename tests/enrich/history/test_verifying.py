@@ -204,3 +204,19 @@ def test_a_label_that_a_profile_was_made_without_is_taken_from_the_pods_interval
     base = [begin(), *profiles, entry(namespace("shop"), 0), entry(policy("deny", to_db), 0)]
     for is_known, outcome in ((True, Outcome.AGREES), (False, Outcome.CANNOT_SAY)):
         assert verifier_of(base, view, intervals=is_known).judge(DENIED, at(500)).outcome is outcome
+
+
+def test_namespaces_that_records_name_take_no_room() -> None:
+    verifier = verifier_of(BASE, PODS)
+    tracks = len(verifier._timeline._tracks)
+    for number in range(20):
+        src = msgspec.structs.replace(DENIED.src, namespace=f"x{number}", pod_namespace=f"x{number}")
+        dest = msgspec.structs.replace(DENIED.dest, namespace=f"y{number}", pod_namespace=f"y{number}")
+        verifier.question(msgspec.structs.replace(DENIED, src=src, dest=dest))
+    assert len(verifier._timeline._tracks) == tracks
+    assert verifier._timeline.versions("NetworkPolicy", "nowhere", "none") == []
+    assert len(verifier._timeline._tracks) == tracks
+    assert verifier._stretches
+    verifier.forget()
+    assert not verifier._stretches
+    assert not verifier._distinguished
