@@ -41,12 +41,13 @@ def read_range(
     until_ms: int | None = None,
     patience_s: float = _PATIENCE_S,
     topic: str = "the topic",
+    left_early: set[int] | None = None,
 ) -> Iterator[Record]:
     """Yield all records from ``start`` up to, not including, ``ends``. Both are offsets by partition.
 
-    ``until_ms``: a partition is left where its records have become later than this Unix time, and stay later. Raises
-    ReadError if Kafka cannot be reached, or if it sends nothing for ``patience_s``; ``topic`` is its name
-    there."""
+    ``until_ms``: a partition is left where its records have become later than this Unix time, and stay later;
+    ``left_early`` then has its number. Raises ReadError if Kafka cannot be reached, or if it sends nothing for
+    ``patience_s``; ``topic`` is its name there."""
     left = {partition: end for partition, end in ends.items() if start[partition] < end}
     later = dict.fromkeys(left, 0)
     reader.start({partition: start[partition] for partition in left})
@@ -74,6 +75,8 @@ def read_range(
                 if later[record.partition] >= _LATER_RECORDS:
                     del left[record.partition]
                     reader.skip([record.partition])
+                    if left_early is not None:
+                        left_early.add(record.partition)
         # The last offsets may be a transaction's mark, or compacted: no record ever comes from there.
         for partition in reader.ended():
             left.pop(partition, None)

@@ -396,4 +396,8 @@ def test_a_partition_is_left_where_its_records_have_become_later_for_good() -> N
     read = [record.offset for record in read_range(topic, {0: 0}, {0: 20_025}, 5_000)]
     assert 10_009 in read, "9,999 late ones in a row do not end the range"
     assert max(read) == 20_009
-    assert len(list(read_range(topic, {0: 0}, {0: 20_025}))) == 20_015
+    left: set[int] = set()
+    assert len(list(read_range(topic, {0: 0}, {0: 20_025}, left_early=left))) == 20_015
+    assert not left
+    assert len(list(read_range(topic, {0: 0}, {0: 20_025}, 5_000, left_early=left))) == 20_010
+    assert left == {0}
