@@ -30,8 +30,8 @@ MAX_REASONS: Final = 1_000
 _MAX_REASON: Final = 300
 """Characters of a reason: names in it are those of a record, which may be of any length."""
 MAX_EXAMPLES: Final = 3
-_LATEST: Final = b"~"
-"""Behind every time."""
+_LATEST: Final = b"\xff" * 30
+"""Behind every time: a record may have any 29 bytes in its place."""
 _UNREADABLE_TIME: Final = Judged(Outcome.CANNOT_SAY, 0, 0, "its time cannot be read")
 
 
@@ -122,7 +122,7 @@ class Account:
         self._texts: dict[bytes, _Class] = {}
         self._bytes = self._findings_bytes = 0
         self._classes: dict[Question, _Class] = {}
-        self._unreadable, self._others = _Class(None, _LATEST), _Class(None, _LATEST)
+        self._others = _Class(None, _LATEST)
         self.sums = Sums()
 
     def add(self, values: Iterable[bytes]) -> None:
@@ -140,6 +140,8 @@ class Account:
             found = texts.get(repeating)
             if found is None:
                 found = self._new_text(repeating, value)
+                if found is None:
+                    continue
             span = found.span
             if not span.since <= time < span.until:
                 span = found.span = found.at(time) or self._new_span(found, parts)
@@ -156,16 +158,19 @@ class Account:
 
     # --- texts
 
-    def _new_text(self, repeating: bytes, value: bytes) -> _Class:
-        self._bytes += len(repeating) + _TEXT_BYTES
-        found = self._texts[repeating] = self._class_of(value)
-        return found
-
-    def _class_of(self, value: bytes) -> _Class:
+    def _new_text(self, repeating: bytes, value: bytes) -> _Class | None:
+        """Return what is asked about a text that is not known yet; None if its record cannot be read."""
         try:
             flow = decode_flow(value)
         except ValueError:
-            return self._unreadable
+            # What cannot be read may be its time or its port, so this says nothing of others with the same text.
+            self.sums.unreadable += 1
+            return None
+        self._bytes += len(repeating) + _TEXT_BYTES
+        found = self._texts[repeating] = self._class_of(flow)
+        return found
+
+    def _class_of(self, flow: Flow) -> _Class:
         if not self._is_asked(flow):
             return self._others
         self.sums.combinations += 1
@@ -197,9 +202,8 @@ class Account:
 
     def _settle(self) -> None:
         """Add the counts of all texts up, and forget the texts."""
-        self.sums.unreadable += self._unreadable.span.records
         self.sums.others += self._others.span.records
-        self._unreadable.span.records = self._others.span.records = 0
+        self._others.span.records = 0
         for span in (span for one in self._classes.values() for span in one.spans):
             if span.judged is None:
                 self.sums.outside += span.records

@@ -12,14 +12,15 @@ import pytest
 from enrich.history.moments import moment
 from enrich.history.record_question import Judged, Outcome, Question
 from enrich.history.verifying import Verifier
-from streams.cli import verifying
-from streams.cli.verify_command import _values, exit_code
+from streams.cli import verify_command, verifying
+from streams.cli.verify_command import _read, _values, exit_code
 from streams.cli.verify_text import as_json, lines
 from streams.cli.verifying import Account, Sums
 from streams.kafka.records import Record
 from tests.enrich.history.flows_of_worlds import timestamp
 from tests.enrich.history.journals import CLUSTER, at
 from tests.enrich.history.test_verifying import BASE, DENIED, PODS, WINDOW, verifier_of
+from tests.streams.cli.test_observe import FakeTopic
 
 
 class Counting(Verifier):
@@ -139,6 +140,29 @@ def test_times_that_cannot_be_read_are_counted_and_take_no_room(monkeypatch: pyt
     assert sums.reasons == {"its time cannot be read": 500}
 
 
+def test_what_stands_in_the_place_of_a_time_takes_no_room() -> None:
+    """It is 29 bytes of anything, and may be later than all that is text."""
+    made = account()
+    for good in (record(500), record(500, cluster="c2")):
+        for place in (b"~" * 29, "ÿ".encode() * 14 + b"~", b"~" * 29):
+            made.add([_with_time(good, place)])
+    assert len(made._others.spans) == 1
+    assert [len(one.spans) for one in made._classes.values()] == [2]
+    sums = made.finish()
+    assert (sums.read, sums.others, sums.outside) == (6, 3, 3)
+
+
+def test_a_record_that_cannot_be_read_says_nothing_of_those_like_it() -> None:
+    good = record(500, disposition="allow", reason="no_policy", isolated_by=())
+    sums = sums_of([_with_time(good, b"\xff" * 29), _with_time(good, b"\n" * 29), good])
+    assert (sums.unreadable, sums.outcomes) == (2, {Outcome.DISAGREES: 1})
+
+
+def _with_time(value: bytes, time: bytes) -> bytes:
+    before, key, rest = value.partition(b',"timestamp":"')
+    return before + key + time + rest[29:]
+
+
 def test_names_of_any_length_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verifying, "MAX_FINDINGS_BYTES", 100_000)
     long = "x" * 10_000
@@ -154,5 +178,42 @@ def test_names_of_any_length_take_no_room(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_partition_whose_records_are_no_longer_kept_is_noted() -> None:
     records = [Record(partition, 7, b"", b"x", at(5) // 1_000_000) for partition in (0, 1, 1, 0)]
     notes: list[str] = []
-    assert list(_values(records, {1}, notes)) == [b"x"] * 4
-    assert notes == [f"partition 1 begins at {moment(at(5))}: earlier records are no longer kept"]
+    assert list(_values(records, {1, 2}, notes)) == [b"x"] * 4
+    assert notes == [
+        f"partition 1 begins at {moment(at(5))}: earlier records are no longer kept",
+        "partition 2 is empty: the records that it had are no longer kept",
+    ]
+
+
+class Forged(FakeTopic):
+    """One partition: many records in a row that claim to be of tomorrow, then one of the window."""
+
+    def __init__(self) -> None:
+        super().__init__({0: 10_001})
+
+    def take(self, most: int, _wait_s: float) -> list[Record]:
+        taken, self.queue = self.queue[:most], self.queue[most:]
+        return taken
+
+    def _record(self, partition: int, offset: int) -> Record:
+        if offset < 10_000:
+            return Record(partition, offset, b"", b"{}", at(90_000) // 1_000_000)
+        value = record(500, disposition="allow", reason="no_policy", isolated_by=())
+        return Record(partition, offset, b"", value, at(500) // 1_000_000)
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+def test_forged_times_hide_nothing_unless_the_window_ends_before_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = Forged()
+    monkeypatch.setattr(verify_command, "TopicReader", lambda *_: topic)
+    notes: list[str] = []
+    sums = _read({}, "flows", at(0), None, account(), notes)
+    assert (sums.unreadable, sums.outcomes, notes) == (10_000, {Outcome.DISAGREES: 1}, [])
+    sums = _read({}, "flows", at(0), at(3600) // 1_000_000, account(), notes)
+    assert not sums.judged
+    assert notes == [
+        "1 partitions were not read to their end: many records in a row came over 10 minutes after the window; "
+        "--strict reads all"
+    ]
