@@ -48,7 +48,7 @@ def has_committed(site: Site) -> bool:
     settings = {**site.connection, "group.id": f"{site.prefix}.c1.alerts.to.hook"}
     consumer = Consumer(settings)
     try:
-        places = consumer.committed([TopicPartition(f"{site.prefix}.alerts", number) for number in ends], 10)
+        places = consumer.committed([TopicPartition(f"{site.prefix}.alerts", number) for number in ends], 120)
     finally:
         consumer.close()
     return all(place.offset >= ends[place.partition] for place in places)

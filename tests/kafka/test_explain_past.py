@@ -50,7 +50,7 @@ def _write(site: Site, journal: Sequence[JournalEntry] = JOURNAL, *, intervals: 
             owner=OwnerRef("ReplicaSet", f"{name}-7d"),
         )  # fmt: skip
         producer.produce(names.endpoints.name, encode_interval(one), one.key)
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     return names
 
 
@@ -121,7 +121,7 @@ def test_a_record_is_explained_by_the_policies_that_made_it(site: Site, interval
     records = [_record("ring-1", 500), _record("ring-2", CHANGED + 2), _record("ring-3", CHANGED + 500)]
     for one in records:
         producer.produce(names.denied.name, one)
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     for record_id in ("ring-1", "ring-2"):
         done = _run(site, record_id, "-o", "json")
         assert done.exit_code == 1, done.output

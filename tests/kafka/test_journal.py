@@ -289,7 +289,7 @@ def test_without_a_journal_no_topic_is_made_and_commands_say_so(folder: Folder) 
     service = folder.site.start_enrich(WEIR_JOURNAL_DAYS="0")
     until(lambda: service.get("/readyz")[0] == 200, "the enricher is ready")
     assert not [line for line in service.lines() if "journal" in str(line)]
-    there = AdminClient(folder.site.connection).list_topics(timeout=30).topics
+    there = AdminClient(folder.site.connection).list_topics(timeout=120).topics
     assert f"{folder.site.prefix}.flows" in there
     assert f"{folder.site.prefix}.journal" not in there
     with pytest.raises(NoTopicError, match="The journal is off where workers have WEIR_JOURNAL_DAYS=0"):
@@ -302,7 +302,7 @@ def test_a_record_that_is_no_entry_is_a_dead_letter_and_the_rest_goes_on(folder:
     folder.until_port(1)
     producer = Producer(folder.site.connection)
     producer.produce(f"{folder.site.prefix}.journal", b"{", b"c1/NetworkPolicy/shop/db", partition=0)
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     (letter,) = folder.site.read("dead", lambda found: len(found) >= 1)
     assert dict(letter.headers() or ())["reason"] == b"bad_entry"
     folder.policy(2)
@@ -321,7 +321,7 @@ def test_an_entry_of_somebody_else_is_told_and_made_up_for(folder: Folder) -> No
     )
     producer = Producer(folder.site.connection)
     producer.produce(f"{folder.site.prefix}.journal", encode_entry(lie), lie.key, partition=0)
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     (letter,) = folder.site.read("dead", lambda found: len(found) >= 1)
     assert dict(letter.headers() or ())["error"] == b"this worker writes the journal, and has not written this entry"
     entries = until(lambda: found if len(gaps(found := folder.entries())) == 2 else None, "a gap")

@@ -29,7 +29,7 @@ def write(topic: str, site: Site, records: Sequence[tuple[bytes, bytes]]) -> Non
     producer = Producer(site.connection)
     for key, value in records:
         producer.produce(topic, value, key)
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
 
 
 @pytest.fixture
