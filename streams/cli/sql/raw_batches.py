@@ -50,6 +50,9 @@ class RawBatches:
             self._ends = {one: min(end, last.get(one, end)) for one, (_, end) in bounds.items()}
             # Of the window of these partitions, retention may have removed some.
             cut = {one: first for one, (first, _) in bounds.items() if 0 < first >= self._starts[one]}
+            self._emptied = sum(first == bounds[one][1] for one, first in cut.items())
+            if self._emptied and not any(first < end for first, end in bounds.values()):
+                raise CannotSayError(f"{topic} is empty: the verdicts that it had are no longer kept")
             kept = {one: min(first + 1, bounds[one][1]) for one, first in cut.items()}
             for record in read_range(reader, cut, kept, topic=topic):
                 self.complete_since_ns = max(self.complete_since_ns, record.timestamp_ms * _MILLISECOND_NS)
@@ -72,6 +75,8 @@ class RawBatches:
         found = []
         if self.complete_since_ns > self._since_ns:
             found.append(f"verdicts are kept from {moment(self.complete_since_ns)} on, and not before")
+        if self._emptied:
+            found.append(f"{self._emptied} partitions of {self._topic} are empty: what they had is no longer kept")
         if self.unreadable:
             found.append(f"{self.unreadable} records of {self._topic} cannot be read: {self.why_unreadable}")
         return found
