@@ -69,7 +69,10 @@ def sql(query: str | None, output: str, schema: bool, **given: Any) -> None:
             f"weir sql needs the packages duckdb and pyarrow ({' and '.join(missing)} missing): "
             "pip install '.[sql]' in a clone, or 'kubeweir-VERSION-py3-none-any.whl[sql]'"
         )
-    text = click.get_text_stream("stdin").read(_MAX_QUERY_BYTES) if query == "-" else query
+    try:
+        text = click.get_text_stream("stdin").read(_MAX_QUERY_BYTES) if query == "-" else query
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"the query is not text in UTF-8: {error}") from error
     try:
         settings, connection = read_settings(given["kafka"], given["prefix"])
         span = parse_window(given["since"], given["until"], datetime.now(UTC))
@@ -84,6 +87,7 @@ def _run(query: str, output: str, connection: Connection, window: _Window, memor
     """Answer the query, and return the exit code. A failure never exits with 1, which means nothing here."""
     # These import pyarrow and DuckDB, an extra that takes a while.
     from streams.cli.sql.database import Database, NoAnswerError, QueryError  # noqa: PLC0415
+    from streams.cli.sql.memory import bounded_memory  # noqa: PLC0415
     from streams.cli.sql.opened import Sources  # noqa: PLC0415
     from streams.cli.sql.printing import OUTPUTS  # noqa: PLC0415
 
@@ -93,8 +97,9 @@ def _run(query: str, output: str, connection: Connection, window: _Window, memor
         with tempfile.TemporaryDirectory(prefix="weir-sql-", ignore_cleanup_errors=True) as folder:
             database = Database(sources.tables(), memory, Path(folder), _DISK)
             try:
-                OUTPUTS[output](database.answer(query), sys.stdout)
-                sys.stdout.flush()
+                with bounded_memory(database.memory_bytes):
+                    OUTPUTS[output](database.answer(query), sys.stdout)
+                    sys.stdout.flush()
             finally:
                 database.close()
     except QueryError as error:
@@ -105,6 +110,8 @@ def _run(query: str, output: str, connection: Connection, window: _Window, memor
         say_why(error, connection, needs_to_read(topics.raw.name, topics.pairs.name, topics.journal.name))
     except (CannotSayError, NoAnswerError, TooManyPairsError) as error:
         click.echo(f"weir: cannot say: {printable(str(error))}", err=True)
+    except MemoryError:
+        click.echo("weir: cannot say: the query needs more memory than --memory gives it", err=True)
     except BrokenPipeError:
         leave_stdout()
     except OSError as error:

@@ -33,6 +33,7 @@ _SETTINGS: Final = {
     "allow_unsigned_extensions": "false",
     "preserve_insertion_order": "false",
 }
+_UNITS: Final = {"bytes": 0, "byte": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 _NO_ANSWER: Final = (
     duckdb.FatalException,
     duckdb.InternalException,
@@ -65,10 +66,15 @@ class Database:
         fit, and how much of it. Raises QueryError if an amount is wrong."""
         self._tables = tables
         settings = {**_SETTINGS, "memory_limit": memory, "temp_directory": str(folder), "max_temp_directory_size": disk}
+        # It is never made; where it is by default names the user.
+        settings["secret_directory"] = str(folder / "secrets")
         try:
             self._connection = duckdb.connect(":memory:", config={**settings, "threads": str(_processors())})
+            row = self._connection.execute("SELECT current_setting('memory_limit')").fetchone()
         except duckdb.Error as error:
             raise QueryError(f"--memory: {error}") from error
+        self.memory_bytes = _bytes(str(row[0]) if row else "")
+        """How much memory the query may take."""
         self._connection.execute("SET TimeZone = 'UTC'")
         for name, table in tables.items():
             self._connection.register(name, table)
@@ -97,6 +103,9 @@ class Database:
                 yield from found
         except duckdb.Error as error:
             raise self._named(error) from error
+        except (OverflowError, ValueError) as error:
+            # DuckDB has intervals and times that Python does not.
+            raise QueryError(f"the answer has a value that cannot be shown: {error}; cast it to VARCHAR") from error
 
     def _check(self, query: str) -> None:
         """Raise QueryError unless a query is one statement that selects, of functions that only compute."""
@@ -141,6 +150,9 @@ class Database:
                 return table.failure
         if isinstance(error, duckdb.InterruptException):
             return KeyboardInterrupt()
+        if isinstance(error, duckdb.OutOfMemoryException):
+            # Its further lines advise settings that a query may not change.
+            return NoAnswerError(f"the query needs more memory than --memory gives it: {str(error).splitlines()[0]}")
         return (NoAnswerError if isinstance(error, _NO_ANSWER) else QueryError)(str(error))
 
 
@@ -175,6 +187,12 @@ def _distinct(names: Sequence[str]) -> list[str]:
             number += 1
         found.append(one)
     return found
+
+
+def _bytes(text: str) -> int:
+    """Return an amount of memory as DuckDB writes it, such as ``953.6 MiB``."""
+    amount, _, unit = text.partition(" ")
+    return int(float(amount) * (1 << _UNITS[unit]))
 
 
 def _processors() -> int:

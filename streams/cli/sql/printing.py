@@ -43,11 +43,12 @@ def write_json(answer: QueryResult, out: IO[str]) -> None:
 
 
 def write_csv(answer: QueryResult, out: IO[str]) -> None:
-    """Write CSV with a line of headings. NULL is empty; lists are JSON."""
+    """Write CSV with a line of headings. NULL is empty; lists are JSON. For a terminal, what it obeys is escaped."""
+    shown = printable if out.isatty() else str
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(answer.names)
+    writer.writerow([shown(name) for name in answer.names])
     for row in answer.rows:
-        writer.writerow(["" if value is None else _text(value) for value in row])
+        writer.writerow(["" if value is None else shown(_text(value)) for value in row])
 
 
 OUTPUTS: Final[Mapping[str, Callable[[QueryResult, IO[str]], None]]] = {

@@ -187,6 +187,29 @@ def test_what_does_not_fit_into_memory_goes_to_the_folder_and_away_again(tmp_pat
     assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) == 0
 
 
+@pytest.mark.parametrize(
+    "query", ["SELECT INTERVAL 1000000000 DAY", "SELECT range * INTERVAL 1000000000 DAY FROM range(2)"]
+)
+def test_a_value_that_python_does_not_have_is_named(opened: Opened, query: str) -> None:
+    with pytest.raises(QueryError, match="a value that cannot be shown"):
+        opened.rows(query)
+
+
+def test_no_setting_tells_whose_home_it_is(opened: Opened, tmp_path: Path) -> None:
+    assert opened.rows("SELECT current_setting('secret_directory')") == [(str(tmp_path / "spilled" / "secrets"),)]
+    settings = opened.rows(
+        "SELECT name, value FROM (SELECT current_setting('home_directory') AS value, 'home' AS name)"
+    )
+    assert str(Path.home()) not in str(settings)
+
+
+@pytest.mark.parametrize(("memory", "most"), [("500MB", 500e6), ("2GiB", 2 << 30), ("0.5TB", 0.5e12)])
+def test_the_amount_of_memory_is_known(tmp_path: Path, memory: str, most: float) -> None:
+    made = Opened(tmp_path, memory=memory).database
+    assert made.memory_bytes == pytest.approx(most, rel=0.01)
+    made.close()
+
+
 def test_an_amount_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(QueryError, match="--memory"):
         Opened(tmp_path, memory="much")

@@ -6,8 +6,10 @@ import csv
 import importlib.util
 import io
 import json
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +17,9 @@ from click.testing import CliRunner, Result
 
 from streams.cli.main import command
 from streams.cli.sql.columns import TABLES
+from streams.cli.sql.database import QueryResult
+from streams.cli.sql.opened import Sources
+from streams.cli.sql.printing import write_csv
 
 QUERY = """SELECT 1 AS one, 'a,b' AS text, TIMESTAMP '2026-11-29 10:00:00.5' AS at, NULL AS nothing, [1, 2] AS list,
            {'k': 'v'} AS struct, 1.50 AS amount, sum(18446744073709551615::UBIGINT) AS large, 'nan'::DOUBLE AS nan,
@@ -39,6 +44,16 @@ def test_csv_has_headings_and_quotes_what_needs_it() -> None:
     headings, row = csv.reader(io.StringIO(done.stdout))
     assert headings[:4] == ["one", "text", "at", "nothing"]
     assert row[:6] == ["1", "a,b", "2026-11-29T10:00:00.500000Z", "", "[1,2]", '{"k":"v"}']
+
+
+def test_csv_for_a_terminal_obeys_no_control_characters() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for out, text in ((Terminal(), "\\x1b[31m\n\\x1b\n"), (io.StringIO(), "\x1b[31m\n\x1b\n")):
+        write_csv(QueryResult(["\x1b[31m"], ["VARCHAR"], iter([("\x1b",)])), out)
+        assert out.getvalue() == text
 
 
 def test_a_table_is_aligned_and_obeys_no_control_characters() -> None:
@@ -88,6 +103,31 @@ def test_what_is_wrong_exits_with_2(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr
+
+
+def test_a_query_that_is_not_text_is_refused() -> None:
+    done = run("-", input=b"SELECT \xff")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "not text in UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize("query", ["SELECT len(range(400000000))", "SELECT len(repeat('x', 2000000000))"])
+def test_memory_that_duckdb_does_not_bound_is_bounded(query: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    done = run(query, "--memory", "30MB")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "cannot say: the query needs more memory than --memory gives it" in done.stderr
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_memory_that_a_table_takes_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scan(*_: Any) -> Iterator[Any]:
+        yield bytearray(2 << 30)
+
+    monkeypatch.setattr(Sources, "_scan_verdicts", scan)
+    done = run("SELECT count(*) FROM verdicts", "--memory", "30MB")
+    assert done.exit_code == 3
+    assert done.stderr == "weir: cannot say: the query needs more memory than --memory gives it\n"
 
 
 def test_what_is_wrong_with_a_query_is_what_duckdb_says() -> None:
