@@ -87,6 +87,7 @@ def _run(query: str, output: str, connection: Connection, window: _Window, memor
     """Answer the query, and return the exit code. A failure never exits with 1, which means nothing here."""
     # These import pyarrow and DuckDB, an extra that takes a while.
     from streams.cli.sql.database import Database, NoAnswerError, QueryError  # noqa: PLC0415
+    from streams.cli.sql.interrupting import interrupting  # noqa: PLC0415
     from streams.cli.sql.memory import bounded_memory  # noqa: PLC0415
     from streams.cli.sql.opened import Sources  # noqa: PLC0415
     from streams.cli.sql.printing import OUTPUTS  # noqa: PLC0415
@@ -97,7 +98,7 @@ def _run(query: str, output: str, connection: Connection, window: _Window, memor
         with tempfile.TemporaryDirectory(prefix="weir-sql-", ignore_cleanup_errors=True) as folder:
             database = Database(sources.tables(), memory, Path(folder), _DISK)
             try:
-                with bounded_memory(database.memory_bytes):
+                with interrupting(database.interrupt), bounded_memory(database.memory_bytes):
                     OUTPUTS[output](database.answer(query), sys.stdout)
                     sys.stdout.flush()
             finally:

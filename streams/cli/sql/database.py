@@ -93,6 +93,10 @@ class Database:
         names = _distinct([one[0] for one in described])
         return QueryResult(names, [str(one[1]) for one in described], self._rows())
 
+    def interrupt(self) -> None:
+        """End the query that runs, from another thread. Its rows raise KeyboardInterrupt."""
+        self._connection.interrupt()
+
     def close(self) -> None:
         """End the query, if one still runs."""
         self._connection.close()
