@@ -24,8 +24,8 @@ def test_a_signal_is_told_by_a_thread() -> None:
 
 
 def test_a_query_that_is_told_to_end_does(tmp_path: Path) -> None:
-    database = Database({}, "100MB", tmp_path, "1MB")
-    query = "SELECT count(*) FROM range(100000000) a, range(100000000) b WHERE hash(a.range, b.range) = 1"
+    database = Database({}, "500MB", tmp_path, "1GB")
+    query = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE hash(a.range, b.range) = 1"
     timer = threading.Timer(1, database.interrupt)
     timer.start()
     try:
