@@ -116,7 +116,9 @@ def test_a_cluster_without_the_kind_is_nothing_to_report(
     until(lambda: found(watched) is None)
     until(lambda: source.problem() is None, 60)
     assert source.kept() == {}
-    assert "error" not in capsys.readouterr().out
+    # The API server answers 429 while it makes or removes the storage of a kind.
+    reported = [line for line in capsys.readouterr().out.splitlines() if "error" in line]
+    assert [line for line in reported if "429 Too Many Requests" not in line] == []
 
 
 def test_an_object_that_was_not_validated_is_known_as_invalid(api: ApiServer, watched: Watched) -> None:

@@ -191,7 +191,8 @@ class Node:
     def begin(self, **settings: str) -> Probe:
         """Start a probe, then the pods: UDP flows of older pods would be allowed for a minute."""
         probe = self.start(**settings)
-        until(lambda: probe.metric("kubeweir_probe_unattached_pods") == 2 or None, "pods that have no interface")
+        unattached = "kubeweir_probe_unattached_pods"
+        until(lambda: probe.metric(unattached) == 2 or None, "pods that have no interface", START_S)
         self.client = self._net.pod(self.space, "10.244.0.1", "fd44::1")
         self.server = self._net.pod(self.space, "10.244.0.2", "fd44::2")
         probe.wait_until_enforced()

@@ -25,7 +25,7 @@ def reports(batches: list[Batch]) -> dict[tuple[str, int, int], np.void]:
     return found
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 def test_what_connections_carried_is_on_kafka_once_they_have_ended(node: Node) -> None:
     probe = node.begin(WEIR_ENDS="1", WEIR_HEARTBEAT="1")
     with node.socket() as client:
