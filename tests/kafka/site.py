@@ -61,7 +61,7 @@ class Service:
         self.wait_for("starting", role=role)
         starts = [line for line in self.lines() if (line["event"], line.get("role")) == ("starting", role)]
         # The last one's: a process may have begun again.
-        return page_of(starts[-1]["metrics_port"], path)
+        return page_of(starts[-1]["metrics_port"], path, timeout_s=60)
 
     def metric(self, name: str) -> float:
         """Return a counter or gauge; ``name`` includes the labels as /metrics prints them."""

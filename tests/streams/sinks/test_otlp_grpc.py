@@ -240,7 +240,7 @@ def test_without_the_library_the_output_says_what_to_install(monkeypatch: pytest
     monkeypatch.delitem(sys.modules, "streams.sinks.grpc_call", raising=False)
     output = RouteOutput(otlp=Otlp(endpoint="http://collector:4317", protocol="grpc"))
     route = Route(name="a", outputs=[output])
-    with pytest.raises(StopServiceError, match=r"install kubeweir\[otlp-grpc\]"):
+    with pytest.raises(StopServiceError, match=r"install .\.\[otlp-grpc\]"):
         outputs._otlp(outputs.RouteSink("a.otlp", route, output), SinkMetrics(CollectorRegistry()))
 
 
