@@ -14,6 +14,7 @@ import pytest
 from netns import Space, open_socket
 
 import bpf as sources
+from enrich.wire.batch import Verdict
 from probe.kernel.ends import report_all
 from probe.kernel.layout import Config, Counter
 from tests.kernel.rig import SMALL, WITH_ENDS, Rig, both
@@ -79,17 +80,25 @@ def test_no_report_mixes_two_connections(slow: Rig) -> None:
     for thread in threads:
         thread.start()
     found = [_taken(slow)]
-    while any(thread.is_alive() for thread in threads):
-        found.append(_taken(slow))
+    for thread in threads:
+        while thread.is_alive():
+            # Without a rest between the looks, this thread keeps Python's lock from those that send.
+            thread.join(0.05)
+            found.append(_taken(slow))
     while report_all(slow.maps):
         found.append(_taken(slow))
     ends = np.concatenate([*found, _taken(slow)])
     verdicts = slow.drain()
-    uncertain = slow.maps.counters()[Counter.ENDS_UNCERTAIN]
-    assert len(ends) > _PORTS // 10
+    counters = slow.maps.counters()
+    uncertain, unplaced = counters[Counter.ENDS_UNCERTAIN], counters[Counter.ENDS_UNPLACED]
+    allowed = int((verdicts["verdict"] == Verdict.ALLOW).sum())
+    # How often two meet depends on the machine. But of each allowed connection in the log there is a report, or it is
+    # counted why there is none.
+    assert len(ends) > 0
+    assert len(ends) + uncertain + unplaced + counters[Counter.ENDS_LOST] == allowed > _PORTS
     assert (verdicts[ends["number"].astype(np.int64) - first] == ends["verdict"]).all()
     assert len(np.unique(ends["number"])) == len(ends), "each connection once"
     lengths = 14 + 20 + 8 + 100 * ends["verdict"]["destination"][:, 15].astype(np.int64)
     wrong = (ends["packets"][:, 0] > 1) | ((ends["packets"][:, 0] == 1) & (ends["bytes"][:, 0] != lengths))
     assert not wrong.any(), f"{wrong.sum()} of {len(ends)}"
-    print(f"{len(ends)} reports, {uncertain} withheld, {(ends['packets'][:, 0] == 0).sum()} of no packet")
+    print(f"{len(ends)} reports, {uncertain} withheld, {unplaced} without a place")
