@@ -24,11 +24,11 @@ from enrich.wire.pair import HOUR_NS, Pair
 from enrich.wire.pair_records import SECOND_NS
 from streams.cli.kafka_failure import needs_to_read, say_why
 from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
-from streams.cli.observe import parse_window
 from streams.cli.pairs_reading import PairsReading, not_counted, read_pairs
 from streams.cli.past import Past, load_past, parse_pod_cidrs
 from streams.cli.terminal import printable
 from streams.kafka.connection import Connection, ReadError
+from streams.observing.observe import parse_window
 from streams.settings import Settings
 
 DENIES: Final = 1

@@ -20,11 +20,11 @@ from streams.alerts.backtest import Backtest
 from streams.alerts.model import Alerts
 from streams.alerts.read import builtin, in_force, read
 from streams.cli.kafka_failure import end, needs_to_read
-from streams.cli.observe import parse_since, unix_ms
 from streams.config.yaml_file import FileError
 from streams.kafka.connection import NoTopicError, ReadError, checked
 from streams.kafka.reading import read_committed
 from streams.kafka.topics import partitions_of
+from streams.observing.observe import parse_since, unix_ms
 from streams.settings import EVERY_CLUSTER, Settings
 
 _PATH: Final = click.Path(dir_okay=False, path_type=Path)

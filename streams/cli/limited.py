@@ -11,9 +11,9 @@ import click
 import msgspec
 
 from enrich.wire.bounds import Cluster, Count, Node, RingId, Seconds
-from streams.cli.observe import LastKeys, Window, unix_ms
 from streams.kafka.connection import ReadError
 from streams.kafka.ranges import Reader, read_range
+from streams.observing.observe import LastKeys, Window, unix_ms
 
 _RECORDS_PER_READ: Final = 1000
 

@@ -13,17 +13,21 @@ import click
 from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError
-from streams.cli.choice import Choice
 from streams.cli.columns import Read, read_columns
 from streams.cli.conditions import conditions, without_not
 from streams.cli.counts import Counts
-from streams.cli.filter_options import read_choice
 from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.kafka_options import kafka_options, read_settings
 from streams.cli.limited import LimitedLines
-from streams.cli.narrowing import narrow
 from streams.cli.negation import NegatingCommand, split
-from streams.cli.observe import (
+from streams.cli.output import OUTPUTS, writer_of
+from streams.cli.terminal import PipeConsole
+from streams.kafka.connection import Connection, NoTopicError, ReadError
+from streams.kafka.reading import TopicReader
+from streams.observing.choice import Choice
+from streams.observing.filter_options import read_choice
+from streams.observing.narrowing import narrow
+from streams.observing.observe import (
     Shown,
     Window,
     follow,
@@ -34,10 +38,6 @@ from streams.cli.observe import (
     since_rows,
     unix_ms,
 )
-from streams.cli.output import OUTPUTS, writer_of
-from streams.cli.terminal import PipeConsole
-from streams.kafka.connection import Connection, NoTopicError, ReadError
-from streams.kafka.reading import TopicReader
 from streams.settings import Settings
 
 _LAST: Final = 20

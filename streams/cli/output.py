@@ -9,9 +9,9 @@ from typing import Final
 import orjson
 
 from streams.cli.columns import Read, as_object, row_of
-from streams.cli.observe import Shown
 from streams.cli.table import COMPACT, NORMAL, WIDE, FlowTable, layout_of
 from streams.cli.terminal import PipeConsole
+from streams.observing.observe import Shown
 
 _LAYOUTS: Final = {"table": NORMAL, "wide": WIDE, "compact": COMPACT}
 OUTPUTS: Final = (*_LAYOUTS, "json")

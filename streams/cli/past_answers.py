@@ -19,10 +19,10 @@ from streams.cli.explain_past import at_time, find_record, intervals_of, nanosec
 from streams.cli.explain_text import Line, lines
 from streams.cli.kafka_failure import needs_to_read, say_why
 from streams.cli.kafka_options import chosen_cluster, read_settings
-from streams.cli.observe import parse_since, unix_ms
 from streams.cli.past import Past, load_past
 from streams.cli.terminal import printable
 from streams.kafka.connection import Connection, ReadError
+from streams.observing.observe import parse_since, unix_ms
 from streams.settings import Settings
 
 _ID: Final = re.compile(r"[!-.0-~]{1,64}-[0-9]{1,20}")

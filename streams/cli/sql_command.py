@@ -22,10 +22,10 @@ from enrich.wire.topics import Topics
 from streams.cli.advice_window import CANNOT_SAY, CannotSayError, say
 from streams.cli.kafka_failure import needs_to_read, say_why
 from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
-from streams.cli.observe import parse_duration, parse_window
 from streams.cli.sql.columns import TABLES
 from streams.cli.terminal import printable, table_lines
 from streams.kafka.connection import Connection, ReadError
+from streams.observing.observe import parse_duration, parse_window
 
 _Window = tuple[Topics, int, int, int | None, str]
 """The fields of :class:`streams.cli.sql.opened.Sources` but the connection."""

@@ -24,7 +24,6 @@ from streams.cli.custody_text import Failure, LostReports, Refusal, Report, Seen
 from streams.cli.dead_letters import letter_of
 from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
-from streams.cli.observe import parse_since
 from streams.cli.terminal import printable
 from streams.kafka.connection import Connection, NoTopicError, ReadError
 from streams.kafka.consumer_groups import group_names
@@ -32,6 +31,7 @@ from streams.kafka.group_positions import GroupPosition, group_positions
 from streams.kafka.ranges import read_range
 from streams.kafka.reading import TopicReader
 from streams.kafka.records import Record
+from streams.observing.observe import parse_since
 from streams.settings import Settings
 from streams.worker.checkpoint import MERGED_RECORDS, newest
 

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from enrich.wire.flow import Flow, Side
 from streams.cli.columns import Read, row_of
-from streams.cli.observe import Shown
 from streams.cli.terminal import printable
+from streams.observing.observe import Shown
 
 HEADINGS: Final = ("TIME", "DIRECTION", "FROM", "TO", "PORT", "VERDICT", "POLICIES")
 _WIDTHS: Final = (12, 9, 28, 28, 10, 7, 0)

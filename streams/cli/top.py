@@ -17,13 +17,13 @@ from rich.console import Console, Group, ScreenContext
 from rich.table import Table
 from rich.text import Text
 
-from streams.cli.choice import Choice
 from streams.cli.columns import Read, row_of
-from streams.cli.observe import Selection
 from streams.cli.rates import TICKS, Rate, Rates, as_object, bars
 from streams.cli.terminal import printable
 from streams.kafka.connection import ReadError
 from streams.kafka.ranges import Reader
+from streams.observing.choice import Choice
+from streams.observing.observe import Selection
 
 _RECORDS_PER_READ: Final = 1000
 _MAX_BEHIND: Final = 500_000

@@ -12,15 +12,15 @@ from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError
 from streams.cli.columns import read_columns
 from streams.cli.conditions import conditions, without_not
-from streams.cli.filter_options import read_choice
 from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.kafka_options import kafka_options, read_settings
-from streams.cli.narrowing import narrow
 from streams.cli.negation import NegatingCommand, split
 from streams.cli.terminal import PipeConsole
 from streams.cli.top import Top, json_lines, plain_lines, screen_of
 from streams.kafka.connection import ReadError
 from streams.kafka.reading import TopicReader
+from streams.observing.filter_options import read_choice
+from streams.observing.narrowing import narrow
 
 _ANSWER_S: Final = 2.0
 """How long an answer of Kafka's is waited for before it is said to be away."""

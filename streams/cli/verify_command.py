@@ -23,7 +23,6 @@ from enrich.wire.address_interval import AddressInterval
 from streams.cli.advice_window import CANNOT_SAY, CannotSayError, end_with, say
 from streams.cli.explain_past import intervals_of, show_progress
 from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
-from streams.cli.observe import parse_duration, parse_window
 from streams.cli.past import Past, load_past
 from streams.cli.terminal import PipeConsole, printable
 from streams.cli.verify_text import as_json, lines
@@ -32,6 +31,7 @@ from streams.kafka.connection import Connection, ReadError
 from streams.kafka.ranges import read_range
 from streams.kafka.reading import TopicReader
 from streams.kafka.records import Record
+from streams.observing.observe import parse_duration, parse_window
 from streams.settings import Settings
 
 DISAGREES: Final = 1

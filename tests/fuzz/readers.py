@@ -13,16 +13,16 @@ from streams.alerts.counting import RecordCounter
 from streams.alerts.deltas import Delta, decode, encode, version_of
 from streams.alerts.outputs import _firing_record, _is_alert
 from streams.alerts.policy_changes import PolicyChange
-from streams.cli.choice import Choice
 from streams.cli.columns import read_columns, row_of
 from streams.cli.dead_letters import Redriven, letter_of, why_not
-from streams.cli.filters import Filters
-from streams.cli.observe import Selection
 from streams.cli.table import WIDE, flow_cells
 from streams.cli.verifying import Account
 from streams.forms import FORMS
 from streams.kafka.dead_letter_form import headers_of
 from streams.kafka.records import Record
+from streams.observing.choice import Choice
+from streams.observing.filters import Filters
+from streams.observing.observe import Selection
 from streams.sinks.alertmanager import AlertmanagerSink
 from streams.sinks.feed import is_own_alert, is_own_record
 from streams.sinks.otlp import attributes

@@ -7,13 +7,13 @@ import dataclasses
 from enrich.model import NetworkPolicy
 from enrich.parse.objects import parse
 from streams.alerts.policy_changes import diff_policies, policy_name
-from streams.cli.choice import Choice
-from streams.cli.filters import Filters
-from streams.cli.observe import Selection
 from streams.matching.matcher import Matcher
 from streams.matching.model import Match
+from streams.observing.choice import Choice
+from streams.observing.filters import Filters
+from streams.observing.observe import Selection
 from streams.routes.outputs import takes
-from tests.streams.cli.test_observe import make_value
+from tests.streams.observing.test_observe import make_value
 
 
 def test_no_route_and_no_table_shows_a_denial_that_is_not_logged() -> None:

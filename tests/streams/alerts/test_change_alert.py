@@ -17,7 +17,7 @@ from streams.alerts.policy_changes import PolicyChange
 from streams.alerts.read import builtin
 from tests.streams.alerts.makers import T0, World, flow, rule
 from tests.streams.alerts.test_engine import SCHEMA
-from tests.streams.cli.test_observe import make_value
+from tests.streams.observing.test_observe import make_value
 
 POLICY = "NetworkPolicy shop/default-deny"
 CHANGE = PolicyChange(POLICY, "updated (egress: 2 rules, then 1)", T0, "kubectl-client-side-apply")

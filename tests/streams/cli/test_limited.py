@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from streams.cli.limited import LimitedLines
-from streams.cli.observe import Window
-from tests.streams.cli.test_observe import Values
+from streams.observing.observe import Window
+from tests.streams.observing.test_observe import Values
 
 RECORD = {
     "schema": 1, "timestamp": "2026-11-24T16:27:28.838398086Z", "worker": "w", "type": "cut", "by": "limit",

@@ -13,19 +13,19 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from streams.cli.choice import Choice
 from streams.cli.columns import ColumnError, read_columns, row_of
 from streams.cli.counts import Counts
-from streams.cli.expression import CelExpression, ExpressionError
-from streams.cli.filters import Filters
 from streams.cli.main import command
-from streams.cli.narrowing import narrow
 from streams.cli.negation import NegatingCommand, condition, split
-from streams.cli.observe import Shown
 from streams.cli.table import COMPACT, WIDE, FlowTable, layout_of
 from streams.kafka.partitioner import partition_of
 from streams.kafka.records import Record
-from tests.streams.cli.test_observe import RECORD, V6, Values, make_flow, make_value
+from streams.observing.choice import Choice
+from streams.observing.expression import CelExpression, ExpressionError
+from streams.observing.filters import Filters
+from streams.observing.narrowing import narrow
+from streams.observing.observe import Shown
+from tests.streams.observing.test_observe import RECORD, V6, Values, make_flow, make_value
 
 
 def run(*arguments: str) -> Result:

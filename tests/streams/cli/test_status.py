@@ -16,7 +16,7 @@ from streams.cli.main import command
 from streams.kafka.group_positions import GroupPosition
 from streams.kafka.records import Record
 from tests.streams.cli.test_custody import NOW, START, look, record
-from tests.streams.cli.test_observe import Values
+from tests.streams.observing.test_observe import Values
 
 HOSTILE = "yes\u00a0\x1b[2J'\"\\\u202e"
 

@@ -14,15 +14,15 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from streams.cli.choice import Choice
 from streams.cli.columns import OTHERS, read_columns
-from streams.cli.filters import Filters
 from streams.cli.main import command
 from streams.cli.rates import TICKS, Rates, bars
 from streams.cli.top import Snapshot, Top, json_lines, plain_lines, screen_of
 from streams.kafka.connection import ReadError
 from streams.kafka.records import Record
-from tests.streams.cli.test_observe import make_value
+from streams.observing.choice import Choice
+from streams.observing.filters import Filters
+from tests.streams.observing.test_observe import make_value
 
 
 class Clock:

@@ -20,7 +20,7 @@ from streams.kafka.records import Record
 from tests.enrich.history.flows_of_worlds import timestamp
 from tests.enrich.history.journals import CLUSTER, at
 from tests.enrich.history.test_verifying import BASE, DENIED, PODS, WINDOW, verifier_of
-from tests.streams.cli.test_observe import FakeTopic
+from tests.streams.observing.test_observe import FakeTopic
 
 
 class Counting(Verifier):

@@ -9,7 +9,7 @@ import pytest
 from streams.cli.advice_window import CannotSayError
 from streams.cli.sql import raw_batches
 from streams.cli.sql.raw_batches import RawBatches
-from tests.streams.cli.test_observe import FakeTopic
+from tests.streams.observing.test_observe import FakeTopic
 
 
 class Kept(FakeTopic):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streams.cli.sorting import sort_values
+from streams.observing.sorting import sort_values
 
 
 def test_values_come_by_key_and_equal_keys_in_their_order() -> None:

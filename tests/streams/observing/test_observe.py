@@ -12,9 +12,12 @@ import pytest
 from rich.console import Console
 
 from enrich.wire.flow import Flow, decode_flow
-from streams.cli.choice import Choice
-from streams.cli.filters import Filters
-from streams.cli.observe import (
+from streams.cli.table import FlowTable, flow_cells
+from streams.kafka.ranges import read_range
+from streams.kafka.records import Record
+from streams.observing.choice import Choice
+from streams.observing.filters import Filters
+from streams.observing.observe import (
     Selection,
     Shown,
     Window,
@@ -25,9 +28,6 @@ from streams.cli.observe import (
     since_rows,
     unix_ms,
 )
-from streams.cli.table import FlowTable, flow_cells
-from streams.kafka.ranges import read_range
-from streams.kafka.records import Record
 
 RECORD: dict[str, Any] = {
     "connection": {

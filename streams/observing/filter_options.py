@@ -13,9 +13,9 @@ from typing import Any, Final
 from enrich.parse.spelling import nearest
 from enrich.render.template import PROTOCOLS
 from enrich.wire.batch import Reason
-from streams.cli.choice import Choice
-from streams.cli.expression import CelExpression
-from streams.cli.filters import Filters
+from streams.observing.choice import Choice
+from streams.observing.expression import CelExpression
+from streams.observing.filters import Filters
 
 _REASONS: Final = tuple(reason.name.lower() for reason in Reason)
 _PROTOCOL_NAMES: Final = {**{name: name for name in PROTOCOLS.values()}, "ipv6-icmp": "icmpv6", "icmp6": "icmpv6"}
@@ -37,7 +37,7 @@ class FilterError(ValueError):
 
 def read_choice(options: Mapping[str, Sequence[Any]], negated: Mapping[str, Sequence[Any]]) -> Choice:
     """Return the choice that some options mean, and those behind ``--not``. Raises :class:`FilterError`, and
-    :class:`streams.cli.expression.ExpressionError`."""
+    :class:`streams.observing.expression.ExpressionError`."""
     given, turned = dict(options), {name: list(values) for name, values in negated.items()}
     turned["reasons"] = [*turned.get("reasons", ()), *given.pop("except_reasons", ())]
     expressions, excluding = given.pop("expressions", ()), turned.pop("expressions", ())

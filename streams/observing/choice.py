@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 from enrich.wire.flow import Flow
-from streams.cli.filters import Filters
+from streams.observing.filters import Filters
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._-]+")
 """Texts that JSON has as they are, and that are no patterns."""
@@ -30,7 +30,7 @@ _NOTHING: Final = Filters()
 
 
 class Expression(Protocol):
-    """A condition in a language; see :class:`streams.cli.expression.CelExpression`."""
+    """A condition in a language; see :class:`streams.observing.expression.CelExpression`."""
 
     why: str
     """Why it could not be evaluated for a record, the first of such; empty if there was none."""

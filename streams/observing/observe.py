@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 import orjson
 
 from enrich.wire.flow import Flow, decode_flow
-from streams.cli.choice import Choice
-from streams.cli.sorting import sort_values
 from streams.kafka.ranges import Reader, read_range
+from streams.observing.choice import Choice
+from streams.observing.sorting import sort_values
 
 _RECORDS_PER_READ: Final = 1000
 _QUIET_S: Final = 0.2

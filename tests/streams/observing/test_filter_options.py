@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from streams.cli.filter_options import FilterError, read_choice, read_filters
-from tests.streams.cli.test_observe import RECORD, make_flow, make_value
+from streams.observing.filter_options import FilterError, read_choice, read_filters
+from tests.streams.observing.test_observe import RECORD, make_flow, make_value
 
 V6 = {**RECORD["connection"], "src_ip": "fd00::1", "dest_ip": "fd00::2"}
 
