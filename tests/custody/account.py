@@ -1,6 +1,6 @@
 """The account: whether captures, script and log agree. It knows nothing of the product.
 
-For each flow, with the policies that the script says were in force when each packet was sent:
+For each flow, with the policies that the script says were in force on each end's node when each packet was sent:
 
 1. What policy allows has arrived, what it denies has not, and nothing has arrived that was not sent.
 2. Each end that enforces policy has logged the connection once if a packet passed there, and never otherwise.
@@ -20,6 +20,7 @@ moments when its address changes hands. All of these are counted.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -29,9 +30,10 @@ from typing import Any, Final
 from tests.custody.ends import Ends, answers_of, is_pod
 from tests.custody.moves import Moves
 from tests.custody.packets import ICMP, ICMPV6, Packet, Tuple
-from tests.custody.policies import NAMES, Answer
+from tests.custody.policies import NAMES, Answer, Policy
 from tests.custody.records import Record, distinct, read_record
-from tests.custody.script import CLUSTER, NAMESPACE, NODE, Host, Script
+from tests.custody.report import Report
+from tests.custody.script import CLUSTER, NAMESPACE, Host, Script
 from tests.custody.wire import Flow, Way, Wire
 
 ENDS: Final = ("egress", "ingress")
@@ -43,40 +45,6 @@ _SETTLED_NS: Final = 3_000_000_000
 """For so long around a change of its owner an address may go without a name: the API server's times are seconds."""
 _UNKNOWN: Final = Answer(passes=False, reason="unknown_flow")
 _ADOPTED: Final = Answer(passes=True, reason="adopted")
-_SHOWN: Final = 20
-
-
-@dataclass
-class Report:
-    """What the account has found."""
-
-    packets: int = 0
-    verdicts: int = 0
-    flows: Counter[str] = field(default_factory=Counter)
-    """How many flows there were, by protocol and what happened."""
-    in_windows: int = 0
-    """Flows with packets while a change of policy was on its way."""
-    nameless: int = 0
-    """Ends that are honestly without a name."""
-    repeats: int = 0
-    """Records whose id was there already."""
-    twice: int = 0
-    """Connections that two generations have logged."""
-    alone: int = 0
-    """Records about packets that were judged alone while interfaces were moved."""
-    differences: list[str] = field(default_factory=list)
-
-    def lines(self) -> list[str]:
-        """Return the account in words; the last line sums it up."""
-        shown = [f"DIFFERENCE: {text}" for text in self.differences[:_SHOWN]]
-        kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.flows.items()))
-        return [
-            *shown, f"flows: {kinds}",
-            f"{self.in_windows} flows while a policy changed, {self.nameless} ends without a name, {self.repeats} "
-            f"records repeated, {self.twice} connections logged by two generations of maps, {self.alone} packets "
-            "judged alone while one took over",
-            f"{self.packets} packets, {self.verdicts} verdicts, {len(self.differences)} differences",
-        ]  # fmt: skip
 
 
 @dataclass
@@ -101,6 +69,7 @@ class Account:
         self._moves = Moves(script, self._wire)
         raw, self._repeats, problems = distinct(records)
         self.result.verdicts, self.result.repeats = len(raw), len(self._repeats)
+        self.result.by_node.update(one["node_name"] for one in raw)
         self._differ(*problems)
         self._raw = raw
         self._entries: defaultdict[tuple[Tuple, str], _Entries] = defaultdict(_Entries)
@@ -163,17 +132,17 @@ class Account:
     def _check_decision(self, flow: Flow, record: Record) -> None:
         if record.passes and record.count != 1:
             self._differ(f"{record} has the count {record.count}")
-        if record.raw["node_name"] != NODE or record.raw["cluster"] != CLUSTER:
+        at = ENDS.index(record.direction)
+        subject = (flow.source, flow.destination)[at]
+        if record.raw["cluster"] != CLUSTER or (subject and record.raw["node_name"] != subject.node):
             self._differ(f"{record} is of node {record.raw['node_name']} and cluster {record.raw['cluster']}")
         if flow.key.is_error:
             # It passes as part of the connection that it is about. Policy judges it only when that was just revoked.
-            if not self._is_changing(record.at):
+            if not self._is_changing(flow, record.at):
                 self._differ(f"{record} is about an error, and no policy was changing")
             return
-        at = ENDS.index(record.direction)
         found = Answer(record.passes, record.reason, record.policies)
         right = {answers[at] for answers in self._judge(flow, record.at - _CLOCK_NS, record.at + _CLOCK_NS)}
-        subject = (flow.source, flow.destination)[at]
         if found == _UNKNOWN and subject and record.at < subject.adopting_until:
             # It is denied because policy denies it, unless somebody knows that it is a reply.
             right = {_UNKNOWN for answer in right if not answer.passes}
@@ -191,8 +160,8 @@ class Account:
             ):
                 self._differ(f"{record} was dialled at {dialled}, in truth {flow.dialled}")
 
-    def _is_changing(self, at: int) -> bool:
-        return len(self._script.states(at - _JUDGED_NS, at + _JUDGED_NS)) > 1
+    def _is_changing(self, flow: Flow, at: int) -> bool:
+        return len(self._states(flow, at - _JUDGED_NS, at + _JUDGED_NS)) > 1
 
     def _check_names(self, flow: Flow, record: Record) -> None:
         for name, host in (("src", flow.source), ("dest", flow.destination)):
@@ -213,9 +182,23 @@ class Account:
 
     # --- flows
 
+    def _states(self, flow: Flow, first: int, last: int) -> list[tuple[frozenset[Policy], frozenset[Policy]]]:
+        """Return the policies that may have been in force at both ends at some moment of a time.
+
+        Each node has its own moment from which a change is in force.
+        """
+        nodes = [host.node for host in (flow.source, flow.destination) if host and host.node]
+        states = {node: self._script.states(first, last, node) for node in nodes}
+        if len(states) < 2:
+            return [(state, state) for found in states.values() for state in found]
+        return list(itertools.product(states[nodes[0]], states[nodes[1]]))
+
     def _judge(self, flow: Flow, first: int, last: int) -> list[tuple[Answer, Answer]]:
         """Return what both ends may do with a packet of the flow at some moment of a time."""
-        return [self._answers(state, Ends.of(flow)) for state in self._script.states(first, last)]
+        ends = Ends.of(flow)
+        found = ((self._answers(out, ends)[0], self._answers(into, ends)[1])
+                 for out, into in self._states(flow, first, last))  # fmt: skip
+        return list(dict.fromkeys(found))
 
     def _check_flow(self, flow: Flow) -> None:
         out, into = self._entries[flow.key, "egress"], self._entries[flow.key, "ingress"]
@@ -229,13 +212,13 @@ class Account:
             sent = len(flow.forward.sent), len(flow.back.sent)
             self._differ(f"{text}: {denied} packets were denied, and of {sent[0]} there and {sent[1]} back "
                          f"{len(missing[0])} and {len(missing[1])} did not arrive")  # fmt: skip
-        is_certain = len(self._script.states(flow.first, flow.last + _JUDGED_NS)) == 1
+        is_certain = len(self._states(flow, flow.first, flow.last + _JUDGED_NS)) == 1
         self.result.in_windows += not is_certain and not flow.key.is_error
         passed = bool(flow.forward.arrived)
         kind = "ICMP error" if flow.key.is_error else NAMES.get(flow.key.protocol, "ICMP")
         self.result.flows[f"{kind} {'allowed' if passed else 'denied'}"] += 1
         if flow.key.is_error:
-            if lost := [packet.at for packet in missing[0] if not self._is_changing(packet.at)]:
+            if lost := [packet.at for packet in missing[0] if not self._is_changing(flow, packet.at)]:
                 self._differ(f"{text}: errors of {lost} were denied, and no policy was changing")
             return
         self._check_ends(flow, text, out, into)
@@ -248,6 +231,8 @@ class Account:
     def _check_ends(self, flow: Flow, text: str, out: _Entries, into: _Entries) -> None:
         """An end that has let a packet pass has logged the connection once."""
         passed = bool(flow.forward.arrived)
+        if passed and flow.source and flow.destination and flow.source.is_pod and flow.destination.is_pod:
+            self.result.across += flow.source.node != flow.destination.node
         expected = {
             "egress": (out, is_pod(flow.source) and (passed or into.denied > 0)),
             "ingress": (into, is_pod(flow.destination) and passed),
@@ -263,7 +248,8 @@ class Account:
         """Return whether these are the two records of two generations, of a time when one took over from the other."""
         rings = {record.id.rpartition("-")[0] for record in allows}
         return len(allows) == len(rings) == 2 and any(
-            all(first <= record.at <= last for record in allows) for first, last in self._script.takeovers
+            all(record.raw["node_name"] == one.node and one.first <= record.at <= one.last for record in allows)
+            for one in self._script.takeovers
         )
 
     def _is_adopted(self, flow: Flow, allows: Sequence[Record]) -> bool:

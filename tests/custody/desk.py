@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import random
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
 from tests.custody.ground import Ground
+from tests.custody.nodes import installed
 from tests.custody.packets import SCTP, TCP, UDP
 from tests.custody.policies import Direction, Policy, Ports, Rule
-from tests.custody.script import NAMESPACE, Change
+from tests.custody.script import NAMESPACE, NODES, Change
 
 _LOW: Final = (Ports(TCP, 8001, 8003), Ports(UDP, 9001, 9002), Ports(SCTP, 7001, 7001))
 _HIGH: Final = (Ports(TCP, 8101, 8101), Ports(UDP, 9101, 9101))
@@ -39,9 +37,9 @@ _TAIL_BYTES: Final = 1 << 15
 class Desk:
     """The only place that changes policies.
 
-    The probe logs how many policies there are when it has installed a change. So each change ends with policies of a
+    A probe logs how many policies there are when it has installed a change. So each change ends with policies of a
     pod without traffic ("markers"), added or removed until there are as many as there were not since before the
-    change. Changes are seen in their order, so the first such line says that all of it is in force.
+    change. Changes are seen in their order, so a node's first such line says that all of it is in force there.
     """
 
     def __init__(self, ground: Ground, seed: int) -> None:
@@ -53,7 +51,7 @@ class Desk:
         chosen = self._chance.sample(sorted(_MENU), len(_MENU) // 2)
         before = time.time_ns()
         self._change({name: self._version(name) for name in chosen})
-        ground.script.changes[:] = [Change(before, before, frozenset(self._policies.values()))]
+        ground.script.changes[:] = [Change(before, dict.fromkeys(NODES, before), frozenset(self._policies.values()))]
 
     def flip(self) -> None:
         """Add, change or remove one policy, and wait until that is in force."""
@@ -83,14 +81,15 @@ class Desk:
                     self._policies[name] = policy
                     self._put(name, policy.spec())
                 visited.add(len(self._policies) + self._markers)
-            while (in_force := self._marked(visited, asked)) is None:
-                pass
+            in_force: dict[str, int] = {}
+            while len(in_force) < len(NODES):
+                self._mark(visited, asked, in_force)
             self._ground.script.changes.append(Change(asked, in_force, frozenset(self._policies.values())))
 
-    def _marked(self, visited: set[int], asked: int) -> int | None:
-        """Move to a number of policies that was not visited; return when the probe has said that it is in force.
+    def _mark(self, visited: set[int], asked: int, in_force: dict[str, int]) -> None:
+        """Move to a number of policies that was not visited, and note for each node when its probe has said so.
 
-        None: a probe has been killed, perhaps between the switch and the line. The next one finds nothing to do.
+        A probe that is killed between the switch and the line says nothing, and the next one finds nothing to do.
         """
         upwards = self._markers < _MARKERS and (self._markers == 0 or self._chance.random() < 0.5)
         while (total := len(self._policies) + self._markers) in visited or not visited:
@@ -106,22 +105,13 @@ class Desk:
                 self._ground.api.delete("NetworkPolicy", f"marker-{self._markers}")
         visited.add(total)
         deadline = time.monotonic() + _PATIENCE_S
-        while time.monotonic() < deadline:
-            for line in self._installed():
-                at = logged_ns(line)
-                if line["policies"] == total and at >= asked:
-                    return at + 1000
+        while time.monotonic() < deadline and len(in_force) < len(NODES):
+            for node in self._ground.nodes.values():
+                if node.name not in in_force:
+                    found = (logged_ns(line) for line in installed(node, _TAIL_BYTES) if line["policies"] == total)
+                    if at := next((at for at in found if at >= asked), None):
+                        in_force[node.name] = at + 1000
             time.sleep(0.02)
-        return None
-
-    def _installed(self) -> Iterator[dict[str, Any]]:
-        """Yield the last lines about installations."""
-        for probe in list(self._ground.probes)[-2:]:
-            with probe.log.open("rb") as file:
-                file.seek(max(probe.log.stat().st_size - _TAIL_BYTES, 0))
-                for text in itertools.islice(file.read().split(b"\n"), 1, None):
-                    if b'"policy installed"' in text and text.endswith(b"}"):
-                        yield json.loads(text)
 
     def _put(self, name: str, spec: dict[str, Any]) -> None:
         meta = {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}"}

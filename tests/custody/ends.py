@@ -18,13 +18,15 @@ class Ends:
     source: Peer
     destination: Peer
     kinds: tuple[str, str]
-    """Of both ends: pod, node or world."""
+    """Of both ends: pod, node (the other end's own) or world."""
     is_self: bool
 
     @staticmethod
     def of(flow: Flow) -> Ends:
         key, hosts = flow.key, (flow.source, flow.destination)
-        kinds = ["pod" if is_pod(host) else "node" if host and not host.place else "world" for host in hosts]
+        nodes = {host.node if host else "" for host in hosts}
+        kinds = ["pod" if is_pod(host) else "node" if host and host.is_node and len(nodes) == 1 else "world"
+                 for host in hosts]  # fmt: skip
         apps = [host.app if host else "" for host in hosts]
         return Ends(
             key.protocol, key.destination_port, Peer(apps[0], key.source), Peer(apps[1], key.destination),

@@ -1,4 +1,4 @@
-"""A node with pods, an outside host and a Service; real probe, Kafka and worker; captures at all ends."""
+"""Two nodes with pods, an outside host and Services; real probes, Kafka and worker; captures at all ends."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from netns import GATEWAY_4, Net, Space, run
+from netns import Net, Space
 
 from tests.chaos.api import LocalApi
 from tests.custody.capture import Captures
+from tests.custody.nodes import Node, add_routes, make_nodes, remove_routes
 from tests.custody.packets import TCP, UDP
-from tests.custody.script import CLUSTER, NAMESPACE, NODE, Host, Script
+from tests.custody.script import CLUSTER, NAMESPACE, NODES, Host, Script
 from tests.custody.script import Service as ServicePort
 from tests.e2e.node import Broker, Probe
-from tests.kafka.site import Service, Site, until
+from tests.kafka.site import Service, Site
 
-NODE_IPS: Final = ("192.0.2.1", "2001:db8:1::1")
 WORLD: Final = ("198.51.100.7", "2001:db8:7::7")
-VIPS: Final = ("10.96.0.10", "fd96::a")
-LASTING: Final = {"client-1": ("client", 1), "client-2": ("client", 2), "server-1": ("server", 3),
-                  "server-2": ("server", 4), "marker": ("marker", 9)}  # fmt: skip
-"""The pods that live as long as the run: label and number. The first server is behind the Service."""
-BACKEND: Final = "server-1"
+"""The outside host's addresses. It is behind the first node."""
+LASTING: Final = {"client-1": ("client", "n1", 1), "client-2": ("client", "n2", 2), "server-1": ("server", "n1", 3),
+                  "server-2": ("server", "n2", 4), "marker-1": ("marker", "n1", 8),
+                  "marker-2": ("marker", "n2", 9)}  # fmt: skip
+"""The pods that live as long as the run: label, node and number. Nobody sends to the markers."""
+BACKENDS: Final = {"echo": "server-1", "echo-2": "server-2"}
+"""The pod behind each Service, one on each node."""
+VIPS: Final = {"echo": ("10.96.0.10", "fd96::a"), "echo-2": ("10.96.0.11", "fd96::b")}
 _PORTS: Final = ((TCP, 80, 8001), (UDP, 90, 9001))
 _PATIENCE_S: Final = 120
 
@@ -45,7 +48,7 @@ class Ground:
         self._lock = threading.Lock()
         self.spaces: dict[str, Space] = {}
         """The namespaces of all hosts, by name."""
-        self.probes: list[Probe] = []
+        self.nodes: dict[str, Node] = {}
         self._serial = itertools.count(1)
         self._pods: dict[str, dict[str, Any]] = {}
         try:
@@ -64,9 +67,12 @@ class Ground:
         self._closing.callback(self.api.close)
         self.net = Net()
         self._closing.callback(self.net.close)
-        self._make_node()
-        for name, (app, _) in LASTING.items():
-            self.announce(name, app)
+        self.nodes = make_nodes(self.net, self.folder)
+        for node in self.nodes.values():
+            self._closing.callback(shutil.rmtree, node.pins, ignore_errors=True)
+        self._know_nodes()
+        for name, (app, at, _) in LASTING.items():
+            self.announce(name, app, at)
         starting.result()
         self.site = Site(
             self.broker.address, f"custody{secrets.token_hex(4)}", self.folder,
@@ -74,44 +80,51 @@ class Ground:
                       "KUBECONFIG": str(self.api.kubeconfig(self.folder))},
         )  # fmt: skip
         self._closing.callback(self.site.end)
-        self.pins = Path("/sys/fs/bpf") / f"kubeweir-test-{self.net.prefix}"
-        self._closing.callback(shutil.rmtree, self.pins, ignore_errors=True)
-        self.start_probe()
-        self.probe.wait_for("started", _PATIENCE_S)
+        for name in NODES:
+            self.start_probe(name)
+        for node in self.nodes.values():
+            node.probe.wait_for("started", _PATIENCE_S)
         self.start_worker()
-        for name, (_, number) in LASTING.items():
+        for name, (_, _, number) in LASTING.items():
             self.connect(name, f"10.244.0.{number}", f"fd44::{number:x}")
             self.publish(name)
-        self._make_service()
-        self.wait_until_bound(len(LASTING))
+        self._make_services()
+        for node in self.nodes.values():
+            node.wait_until_bound(sum(at == node.name for _, at, _ in LASTING.values()))
 
-    def _make_node(self) -> None:
-        self.node = self.net.node(NODE_IPS)
-        run(self.node, "sysctl", "-qw", "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.default.send_redirects=0")
-        addresses = [{"type": "InternalIP", "address": address} for address in NODE_IPS]
-        spec = {"podCIDRs": ["10.244.0.0/16", "fd44::/64"]}
-        self.api.set("Node", {"name": NODE, "uid": "uid-n1"}, spec=spec, status={"addresses": addresses})
-        world = self.net.pod(self.node, *WORLD, name="world")
-        self.script.hosts += [Host("node", (*NODE_IPS, GATEWAY_4)), Host("world", WORLD, place="world")]
-        self.spaces |= {"node": self.node, "world": world}
+    def _know_nodes(self) -> None:
+        """Put the nodes into the API, and the outside host behind the first one."""
+        for node in self.nodes.values():
+            addresses = [{"type": "InternalIP", "address": address} for address in node.space.addresses]
+            self.api.set("Node", {"name": node.name, "uid": f"uid-{node.name}"}, status={"addresses": addresses})
+            self.script.hosts.append(node.host())
+            self.spaces[node.name] = node.space
+        first = self.nodes[NODES[0]]
+        self.spaces["world"] = world = self.net.pod(first.space, *WORLD, name="world")
+        add_routes(self.nodes, first.name, WORLD)
+        first.foreign.append(world.link)
+        self.script.hosts.append(Host("world", WORLD, place="world"))
         self.captures.add(world, "world")
 
-    def _make_service(self) -> None:
-        """Let a Service's addresses lead to a pod, as kube-proxy does."""
-        backend, rules = self.host(BACKEND), []
-        for address, to in zip(VIPS, backend.addresses, strict=True):
-            family, target = ("ip6", f"[{to}]") if ":" in to else ("ip", to)
-            for protocol, port, at in _PORTS:
-                name = {TCP: "tcp", UDP: "udp"}[protocol]
-                rules.append(f"{family} daddr {address} {name} dport {port} dnat {family} to {target}:{at}")
-                self.script.services.append(ServicePort(protocol, address, port, to, at, "echo"))
+    def _make_services(self) -> None:
+        """Let the Services' addresses lead to pods on every node, as kube-proxy does."""
+        rules = []
+        for service, name in BACKENDS.items():
+            for address, to in zip(VIPS[service], self.host(name).addresses, strict=True):
+                family, target = ("ip6", f"[{to}]") if ":" in to else ("ip", to)
+                for protocol, port, at in _PORTS:
+                    word = {TCP: "tcp", UDP: "udp"}[protocol]
+                    rules.append(f"{family} daddr {address} {word} dport {port} dnat {family} to {target}:{at}")
+                    self.script.services.append(ServicePort(protocol, address, port, to, at, service))
+            ports = [{"name": f"p{port}", "protocol": {TCP: "TCP", UDP: "UDP"}[protocol], "port": port,
+                      "targetPort": at} for protocol, port, at in _PORTS]  # fmt: skip
+            spec = {"type": "ClusterIP", "clusterIP": VIPS[service][0], "clusterIPs": list(VIPS[service]),
+                    "ports": ports}  # fmt: skip
+            self.api.set("Service", {"name": service, "namespace": NAMESPACE, "uid": f"uid-{service}"}, spec=spec)
         chain = f"chain pre {{ type nat hook prerouting priority dstnat; {'; '.join(rules)}; }}"
-        nft = ["nsenter", f"--net={self.node.path}", "nft", "-f", "-"]
-        subprocess.run(nft, input=f"table inet proxy {{ {chain}\n }}", text=True, check=True)
-        ports = [{"name": f"p{port}", "protocol": {TCP: "TCP", UDP: "UDP"}[protocol], "port": port, "targetPort": at}
-                 for protocol, port, at in _PORTS]  # fmt: skip
-        spec = {"type": "ClusterIP", "clusterIP": VIPS[0], "clusterIPs": list(VIPS), "ports": ports}
-        self.api.set("Service", {"name": "echo", "namespace": NAMESPACE, "uid": "uid-echo"}, spec=spec)
+        for node in self.nodes.values():
+            nft = ["nsenter", f"--net={node.space.path}", "nft", "-f", "-"]
+            subprocess.run(nft, input=f"table inet proxy {{ {chain}\n }}", text=True, check=True)
 
     # --- pods: the order of things is a kubelet's
 
@@ -119,14 +132,14 @@ class Ground:
         """Return a host by its name."""
         return next(host for host in self.script.hosts if host.name == name)
 
-    def announce(self, name: str, app: str) -> None:
-        """Create a pod in the API, scheduled to the node."""
+    def announce(self, name: str, app: str, node: str) -> None:
+        """Create a pod in the API, scheduled to a node."""
         uid = f"uid-{name}"
         with self._lock:
-            self.script.hosts.append(Host(name, (), app, uid, place=name))
+            self.script.hosts.append(Host(name, (), app, uid, name, node))
         pod: dict[str, Any] = {
             "metadata": {"name": name, "namespace": NAMESPACE, "uid": uid, "labels": {"app": app}},
-            "spec": {"nodeName": NODE, "containers": [{"name": "main", "image": "none"}]},
+            "spec": {"nodeName": node, "containers": [{"name": "main", "image": "none"}]},
             "begun": _text(),
         }
         self._pods[name] = pod
@@ -137,7 +150,9 @@ class Ground:
         host = self.host(name)
         host.addresses, host.begun = addresses, time.time_ns()
         with self._lock:
-            self.spaces[name] = self.net.pod(self.node, *addresses, name=f"p{next(self._serial)}")
+            node = self.nodes[host.node].space
+            self.spaces[name] = self.net.pod(node, *addresses, name=f"p{next(self._serial)}")
+            add_routes(self.nodes, host.node, addresses)
         self.captures.add(self.spaces[name], name)
 
     def publish(self, name: str) -> None:
@@ -151,9 +166,10 @@ class Ground:
     def disconnect(self, name: str) -> None:
         """Delete the pod's interface."""
         with self._lock:
-            space = self.spaces.pop(name)
-            self.net.remove(space)
-        self.host(name).gone = time.time_ns()
+            host = self.host(name)
+            self.net.remove(self.spaces.pop(name))
+            remove_routes(self.nodes, host.node, host.addresses)
+        host.gone = time.time_ns()
         self.captures.remove(name)
 
     def delete(self, name: str) -> None:
@@ -167,38 +183,23 @@ class Ground:
         """Start Kafka; the future is done when it answers."""
         return self._starter.submit(self.broker.start)
 
-    @property
-    def probe(self) -> Probe:
-        """The probe that was started last."""
-        return self.probes[-1]
+    def probes(self) -> list[Probe]:
+        """Return all probes that were started."""
+        return [probe for node in self.nodes.values() for probe in node.probes]
 
-    def start_probe(self, **settings: str) -> None:
-        """Start a probe. The one before must have ended."""
-        env = self.site.env(
-            WEIR_NODE=NODE, WEIR_NETNS=str(self.node.path), WEIR_PIN_DIR=str(self.pins),
-            WEIR_RUN_DIR=str(self.folder / "run"), WEIR_STATE_DIR=str(self.folder / "state"),
-            WEIR_UNKNOWN="closed", WEIR_POD_INTERFACES=f"!{self.spaces['world'].link}", WEIR_DENY_WINDOW="1",
-            **settings,
-        )  # fmt: skip
-        self.probes.append(Probe(env, self.folder / f"probe-{len(self.probes)}.log"))
+    def start_probe(self, node: str, **settings: str) -> None:
+        """Start a probe on a node. The one before must have ended."""
+        env = self.site.env(WEIR_UNKNOWN="closed", WEIR_POD_CIDRS="10.244.0.0/16,fd44::/64", WEIR_DENY_WINDOW="1",
+                            **settings)  # fmt: skip
+        self.nodes[node].start_probe(env)
 
     def start_worker(self) -> None:
         """Start a worker. The one before must have ended."""
         self.worker: Service = self.site.start("enrich", "--alone")
 
-    def wait_until_bound(self, pods: int) -> None:
-        """Wait until the interfaces of so many pods are under policy."""
-
-        def is_done() -> bool | None:
-            if "policy:" in self.probe.get("/readyz")[1]:
-                return None
-            return self.probe.metric("kubeweir_probe_attached_pods") == pods or None
-
-        until(is_done, f"{pods} pods under policy", _PATIENCE_S)
-
     def close(self) -> None:
         """End everything, also what has started only in part."""
-        for probe in self.probes:
+        for probe in self.probes():
             if probe.process.poll() is None:
                 probe.kill()
         self._closing.close()

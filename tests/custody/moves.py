@@ -30,8 +30,9 @@ class Moves:
         self._backends = {(one.protocol, one.address, one.port): one for one in script.services}
 
     def opened(self, flow: Flow) -> bool:
-        """Return whether a flow was opened while interfaces were moved."""
-        return any(first <= flow.first <= last for first, last in self._moves)
+        """Return whether a flow was opened while interfaces were moved on the node of one of its ends."""
+        nodes = {host.node for host in (flow.source, flow.destination) if host}
+        return any(one.node in nodes and one.first <= flow.first <= one.last for one in self._moves)
 
     def answered(self, record: Record) -> Flow | None:
         """Return the flow of which a record has taken an answer for a packet of its own."""

@@ -16,9 +16,11 @@ from typing import Any, Final
 
 from confluent_kafka import Message
 
-from tests.custody.account import Account, Report
+from tests.custody.account import Account
 from tests.custody.desk import Desk, logged_ns
 from tests.custody.ground import LASTING, Ground
+from tests.custody.report import Report
+from tests.custody.script import NODES, Takeover
 from tests.custody.servers import Servers
 from tests.custody.traffic import Service, Traffic
 from tests.kafka.site import until
@@ -65,8 +67,6 @@ class Run:
     stopped: bool = False
     problem: Exception | None = None
     _over: threading.Event = field(default_factory=threading.Event)
-    _away: threading.Event = field(default_factory=threading.Event)
-    """Set while no probe runs."""
     _started: float = field(default_factory=time.monotonic)
 
     def run(self, seconds: float) -> Report:
@@ -75,7 +75,7 @@ class Run:
         try:
             for name in ("world", *LASTING):
                 self._servers.add(name, self.ground.spaces[name])
-            for name in ("node", "world", *(name for name in LASTING if name != "marker")):
+            for name in (*NODES, "world", *(name for name in LASTING if not name.startswith("marker"))):
                 self._service.enter(self.ground.host(name))
             self._traffic = Traffic(self.ground, self._service, self.seed, self.pace.threads)
             lanes = [self._lane(self._flip), self._lane(self._break)]
@@ -125,16 +125,17 @@ class Run:
     def _flip(self) -> None:
         chance = random.Random(f"{self.seed}/flips")  # noqa: S311 - a seed repeats it
         while not self._over.wait(chance.uniform(*self.pace.flips)):
-            # A change that is asked for while no probe runs is on its way for seconds, with all that is sent meanwhile.
-            if not self._away.is_set() or chance.random() < 0.3:
+            # A change while a probe is away is on its way for seconds, with all that is sent meanwhile.
+            is_away = any(node.away.is_set() for node in self.ground.nodes.values())
+            if not is_away or chance.random() < 0.3:
                 self._desk.flip()
 
     def _live(self, number: int) -> None:
-        """Let pods come and go, one after the other at one address of each family."""
+        """Let pods come and go, one after the other at one address of each family, on either node."""
         chance, ground = random.Random(f"{self.seed}/pods/{number}"), self.ground  # noqa: S311 - as above
         for life in itertools.count(1):
             name = f"churn-{number}-{life}"
-            ground.announce(name, "churn")
+            ground.announce(name, "churn", chance.choice(NODES))
             ground.connect(name, f"10.244.7.{number}", f"fd44::7:{number}")
             ground.publish(name)
             until(partial(self._attached, name), f"{name} under policy", _PATIENCE_S)
@@ -158,22 +159,26 @@ class Run:
 
     def _attached(self, name: str) -> bool | None:
         """Return whether a probe has attached a pod, and note whether it had to adopt what the pod had begun."""
-        for probe in self.ground.probes[-2:]:
+        host = self.ground.host(name)
+        for probe in self.ground.nodes[host.node].probes[-2:]:
             if any(line["pod"].endswith(f"/{name}") for line in probe.lines("pod attached")):
-                host, started = self.ground.host(name), probe.lines("started")
+                started = probe.lines("started")
                 if not started or host.begun < logged_ns(started[0]):
                     host.adopting_until = time.time_ns() + _ADOPTION_NS
                 return True
         return None
 
     def _break(self) -> None:
-        chance, sizes = random.Random(f"{self.seed}/faults"), itertools.cycle(_SIZES)  # noqa: S311 - as above
-        size = next(sizes)
+        chance = random.Random(f"{self.seed}/faults")  # noqa: S311 - as above
+        sizes = {name: itertools.cycle(_SIZES) for name in NODES}
+        current = {name: next(sizes[name]) for name in NODES}
         for fault in _in_turn(chance):
             if self._over.wait(chance.uniform(*self.pace.faults)):
                 return
             self.faults += 1
-            self.say(f"{time.monotonic() - self._started:6.1f} s {fault}")
+            node = self.ground.nodes[chance.choice(NODES)]
+            where = f" on {node.name}" if "probe" in fault else ""
+            self.say(f"{time.monotonic() - self._started:6.1f} s {fault}{where}")
             if fault == "Kafka restarts":
                 self.ground.broker.stop()
                 self._over.wait(chance.uniform(0, 3))
@@ -185,13 +190,14 @@ class Run:
                 self.ground.start_worker()
                 continue
             how = signal.SIGTERM if fault.endswith("is upgraded") else signal.SIGKILL
-            size = next(sizes) if fault.endswith("generation") or how == signal.SIGTERM else size
-            self._away.set()
-            self.ground.probe.process.send_signal(how)
-            self.ground.probe.process.wait(_PATIENCE_S)
-            self.ground.start_probe(**size)
-            self.ground.probe.wait_for("started", _PATIENCE_S)
-            self._away.clear()
+            if fault.endswith("generation") or how == signal.SIGTERM:
+                current[node.name] = next(sizes[node.name])
+            node.away.set()
+            node.probe.process.send_signal(how)
+            node.probe.process.wait(_PATIENCE_S)
+            self.ground.start_probe(node.name, **current[node.name])
+            node.probe.wait_for("started", _PATIENCE_S)
+            node.away.clear()
 
     # --- the end
 
@@ -200,15 +206,18 @@ class Run:
             raise error
         captures = self.ground.captures
         until(lambda: captures.is_silent(_SILENCE_NS), "silence on the wire", _PATIENCE_S)
-        until(lambda: self.ground.probe.get("/readyz")[0] == 200, "a probe that is ready", _PATIENCE_S)
-        code = self.ground.probe.stop()
+        codes = []
+        for node in self.ground.nodes.values():
+            is_ready = partial(node.probe.get, "/readyz")
+            until(lambda ask=is_ready: ask()[0] == 200, f"a probe on {node.name} that is ready", _PATIENCE_S)  # type: ignore[misc]
+            codes.append(node.probe.stop())
         captures.close()
         self._note_takeovers()
         records = self._read()
         self.say(f"{time.monotonic() - self._started:6.1f} s {self._counts()}; comparing with {len(records)} records")
         report = Account(self.ground.script, captures.packets, records).report()
-        if code or captures.dropped:
-            report.differences.append(f"the probe ended with {code}; {captures.dropped} packets were not captured")
+        if any(codes) or captures.dropped:
+            report.differences.append(f"the probes ended with {codes}; {captures.dropped} packets were not captured")
         if report.differences:
             kept = {
                 "differences.txt": "\n".join(report.differences), "records.json": json.dumps(records),
@@ -220,15 +229,16 @@ class Run:
 
     def _note_takeovers(self) -> None:
         """Note when interfaces were moved from one generation of maps to another."""
-        for probe in self.ground.probes:
+        script = self.ground.script
+        for name, probe in ((node.name, probe) for node in self.ground.nodes.values() for probe in node.probes):
             begun, ended = (probe.lines(event) for event in (_FOUND, _REMOVED))
             if begun:
-                last = ended[-1] if ended else probe.lines("")[-1]
-                self.ground.script.takeovers.append((logged_ns(begun[0]), logged_ns(last)))
+                last = logged_ns(ended[-1] if ended else probe.lines("")[-1])
+                script.takeovers.append(Takeover(name, logged_ns(begun[0]), last))
                 # Connections are copied, and interfaces moved, when the probe works.
                 started = probe.lines("started")
                 if started and "CONNECTIONS" in begun[0]["sizes"]:
-                    self.ground.script.moves.append((logged_ns(started[0]), logged_ns(last)))
+                    script.moves.append(Takeover(name, logged_ns(started[0]), last))
 
     def _read(self) -> list[dict[str, Any]]:
         """Read all records. How many there are to be, the raw topic knows; what is in them, the account."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.custody.account import Account, Report
+from tests.custody.account import Account
 from tests.custody.packets import ICMP, TCP, UDP, Packet, Tuple
 from tests.custody.policies import Policy, Ports, Rule
-from tests.custody.script import CLUSTER, NODE, Change, Host, Script, Service
+from tests.custody.report import Report
+from tests.custody.script import CLUSTER, NODES, Change, Host, Script, Service
 
 S = 1_000_000_000
 START = 1_795_000_000 * S
-CLIENT = Host("client", ("10.0.0.1",), "client", "uid-client", "client", START)
-SERVER = Host("server", ("10.0.0.2",), "server", "uid-server", "server", START)
-OLD = Host("old", ("10.0.0.7",), "churn", "uid-old", "old", START, START + 100 * S)
-NEW = Host("new", ("10.0.0.7",), "churn", "uid-new", "new", START + 101 * S)
+CLIENT = Host("client", ("10.0.0.1",), "client", "uid-client", "client", "n1", START)
+SERVER = Host("server", ("10.0.0.2",), "server", "uid-server", "server", "n2", START)
+OLD = Host("old", ("10.0.0.7",), "churn", "uid-old", "old", "n1", START, START + 100 * S)
+NEW = Host("new", ("10.0.0.7",), "churn", "uid-new", "new", "n2", START + 101 * S)
 WORLD = Host("world", ("198.51.100.7",), place="world")
 LOW = Policy("low", "server", "ingress", (Rule(("client",), ports=(Ports(TCP, 8000, 8099), Ports(UDP, 9000, 9099))),))
 OPEN = Policy("open", "server", "ingress", (Rule(),))
@@ -27,7 +28,10 @@ class SampleRun:
     def __init__(self) -> None:
         self.script = Script(
             [CLIENT, SERVER, OLD, NEW, WORLD],
-            [Change(START, START, frozenset({LOW})), Change(START + 50 * S, START + 51 * S, frozenset({LOW, OPEN}))],
+            [
+                Change(START, dict.fromkeys(NODES, START), frozenset({LOW})),
+                Change(START + 50 * S, dict.fromkeys(NODES, START + 51 * S), frozenset({LOW, OPEN})),
+            ],
             [Service(TCP, "10.96.0.1", 80, "10.0.0.2", 8001, "echo")],
         )
         self.packets: list[Packet] = []
@@ -52,7 +56,7 @@ class SampleRun:
             "connection": {"src_ip": flow.source, "dest_ip": flow.destination, "direction": end},
             "disposition": "deny" if denied else "allow", "reason": reason, "policies": [] if denied else names,
             "isolated_by": names if denied else [], "src": end_of(ends[0]), "dest": end_of(ends[1]), "count": count,
-            "timestamp": f"{at}.{int(at_s % 1 * S):09d}Z", "node_name": NODE, "cluster": CLUSTER,
+            "timestamp": f"{at}.{int(at_s % 1 * S):09d}Z", "node_name": ends[end == "ingress"].node, "cluster": CLUSTER,
             "id": f"ring-{len(self.records)}",
         }  # fmt: skip
         record["connection"]["protocol"] = {TCP: "tcp", UDP: "udp", ICMP: "icmp"}[flow.protocol]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tests.custody.policies import Policy
 
-CLUSTER, NODE, NAMESPACE = "c1", "n1", "shop"
+CLUSTER, NAMESPACE = "c1", "shop"
+NODES: Final = ("n1", "n2")
 
 
 @dataclass
 class Host:
-    """A pod, the outside world or the node. Times are nanoseconds of the wall clock."""
+    """A pod, the outside world or a node. Times are nanoseconds of the wall clock."""
 
     name: str
     addresses: tuple[str, ...]
@@ -22,7 +24,9 @@ class Host:
     """Empty for what is not a pod."""
     uid: str = ""
     place: str = ""
-    """The name of its capture; empty for the node, where nothing is captured."""
+    """The name of its capture; empty for a node, where nothing is captured."""
+    node: str = ""
+    """The pod's node, or the node that it is; empty for the outside world."""
     begun: int = 0
     """When its interface began to be made."""
     gone: int = 1 << 62
@@ -34,12 +38,16 @@ class Host:
     def is_pod(self) -> bool:
         return bool(self.app)
 
+    @property
+    def is_node(self) -> bool:
+        return bool(self.node) and not self.is_pod
+
 
 class Change(NamedTuple):
-    """One change of policy: asked at a time, and in force by another, as the probe has said."""
+    """One change of policy: asked at a time, and in force on each node by another, as its probe has said."""
 
     asked: int
-    in_force: int
+    in_force: Mapping[str, int]
     policies: frozenset[Policy]
     """All that are in force after it."""
 
@@ -55,6 +63,14 @@ class Service(NamedTuple):
     name: str
 
 
+class Takeover(NamedTuple):
+    """A time in which one generation of maps took over from another on a node, as the probe has said."""
+
+    node: str
+    first: int
+    last: int
+
+
 @dataclass
 class Script:
     """Everything that the account knows beside the captures."""
@@ -63,14 +79,13 @@ class Script:
     changes: list[Change] = field(default_factory=list)
     """In the order of their times. The first one is in force from the beginning."""
     services: list[Service] = field(default_factory=list)
-    takeovers: list[tuple[int, int]] = field(default_factory=list)
-    """When one generation of maps took over from another, from and until, as the probe has said."""
-    moves: list[tuple[int, int]] = field(default_factory=list)
-    """When, in a takeover, interfaces were moved from one table of connections to another."""
+    takeovers: list[Takeover] = field(default_factory=list)
+    moves: list[Takeover] = field(default_factory=list)
+    """The parts of takeovers in which interfaces were moved from one table of connections to another."""
 
-    def states(self, first: int, last: int) -> list[frozenset[Policy]]:
-        """Return the sets of policies that may have been in force at some moment of a time."""
-        at = max(bisect.bisect_left(self.changes, first, key=lambda change: change.in_force) - 1, 0)
+    def states(self, first: int, last: int, node: str) -> list[frozenset[Policy]]:
+        """Return the sets of policies that may have been in force on a node at some moment of a time."""
+        at = max(bisect.bisect_left(self.changes, first, key=lambda change: change.in_force[node]) - 1, 0)
         found = [self.changes[at].policies]
         for change in itertools.islice(self.changes, at + 1, None):
             if change.asked > last:
@@ -78,6 +93,7 @@ class Script:
             found.append(change.policies)
         return list(dict.fromkeys(found))
 
-    def holder(self, address: str, at: int) -> Host | None:
-        """Return who had an address at a moment."""
-        return next((host for host in self.hosts if address in host.addresses and host.begun <= at <= host.gone), None)
+    def holder(self, address: str, at: int, node: str) -> Host | None:
+        """Return who had an address at a moment. If several nodes have it, as their pods' gateway, ``node`` had it."""
+        found = [host for host in self.hosts if address in host.addresses and host.begun <= at <= host.gone]
+        return next((host for host in found if host.node == node), found[0] if found else None)

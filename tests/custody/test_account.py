@@ -7,7 +7,7 @@ import copy
 import inspect
 import sys
 
-from tests.custody import account, ends, moves, packets, policies, records, script, wire
+from tests.custody import account, ends, moves, packets, policies, records, report, script, wire
 from tests.custody.packets import ICMP, TCP, UDP, Tuple
 from tests.custody.policies import Peer, Policy, Rule, judge
 from tests.custody.sample_run import (
@@ -26,6 +26,7 @@ from tests.custody.sample_run import (
     end_of,
     flow_of,
 )
+from tests.custody.script import Takeover
 
 
 def test_nothing_is_found_where_nothing_is_wrong(sample: SampleRun) -> None:
@@ -68,7 +69,7 @@ def test_an_error_is_judged_by_itself_only_when_its_connection_was_just_revoked(
 
 
 def test_the_account_imports_nothing_of_the_product() -> None:
-    for module in (account, ends, moves, packets, policies, records, script, wire):
+    for module in (account, ends, moves, packets, policies, records, report, script, wire):
         names = {
             name
             for node in ast.walk(ast.parse(inspect.getsource(module)))
@@ -84,14 +85,15 @@ def test_two_generations_may_log_a_connection_while_one_takes_over_and_at_no_oth
     again = sample.records[1] | {"id": "other-0", "timestamp": sample.records[1]["timestamp"].replace(".0", ".1")}
     sample.records.append(again)
     assert sample.account().differences
-    sample.script.takeovers = [(START + 9 * S, START + 11 * S)]
+    sample.script.takeovers = [Takeover("n2", START + 9 * S, START + 11 * S)]
     report = sample.account()
     assert (report.differences, report.twice) == ([], 1)
     again["id"] = f"ring-{len(sample.records) - 1}"
     assert sample.account().differences
     again["id"] = "other-0"
-    sample.script.takeovers = [(START + 9 * S, START + 10 * S)]
-    assert sample.account().differences
+    for taken in (Takeover("n2", START + 9 * S, START + 10 * S), Takeover("n1", START + 9 * S, START + 11 * S)):
+        sample.script.takeovers = [taken]
+        assert sample.account().differences
 
 
 def test_a_name_may_be_absent_only_near_the_moment_when_an_address_changes_hands(sample: SampleRun) -> None:
@@ -125,7 +127,7 @@ def test_the_oracle_knows_ports_labels_and_blocks() -> None:
     assert judge([LOW], "server", "egress", Peer("client", "10.0.0.1"), TCP, 1).reason == "no_policy"
 
 
-MOVES = [(START + 4 * S, START + 6 * S)]
+MOVES = [Takeover("n1", START + 4 * S, START + 6 * S)]
 
 
 def moved_service() -> SampleRun:
@@ -146,7 +148,7 @@ def test_a_connection_that_is_opened_while_interfaces_are_moved_may_be_adopted_a
     run = moved_service()
     report = run.account()
     assert (report.differences, report.alone, report.twice) == ([], 2, 1)
-    run.script.moves = [(START, START + 4 * S)]
+    run.script.moves = [Takeover("n1", START, START + 4 * S)]
     assert len(run.account().differences) > 2
     run = moved_service()
     run.records = [one for one in run.records if one["reason"] != "unknown_flow"]

@@ -121,7 +121,7 @@ def _name_another_service(sample: SampleRun) -> None:
 
 
 def _name_another_node(sample: SampleRun) -> None:
-    sample.records[1]["node_name"] = "n2"
+    sample.records[1]["node_name"] = "n1"
 
 
 PLANTED: dict[Callable[[SampleRun], None], str] = {
@@ -149,7 +149,7 @@ PLANTED: dict[Callable[[SampleRun], None], str] = {
     _log_what_was_not_sent: "is about no packet that was captured",
     _forget_the_dialled_address: r"was dialled at \{\}, in truth \('10.96.0.1', 80\)",
     _name_another_service: "'other'.*in truth",
-    _name_another_node: "is of node n2",
+    _name_another_node: "is of node n1",
 }
 
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from netns import Space, open_socket, ping
 
-from tests.custody.ground import BACKEND, VIPS, Ground
+from tests.custody.ground import BACKENDS, VIPS, Ground
 from tests.custody.packets import SCTP
 from tests.custody.script import Host
 from tests.custody.servers import (
@@ -124,15 +124,19 @@ class Traffic:
         kind, family = KINDS[name][0], chance.choice((0, 1))
         hosts = {host.name: host for host in self._ground.script.hosts}
         with self._service.two(chance, hosts) as (source, target):
-            address, sender = target.addresses[family], hosts[BACKEND] if name == "own service" else source
-            if name in {"service", "own service", "datagrams to a service"}:
-                address = VIPS[family]
+            address, sender, backend = target.addresses[family], source, target
+            if name in _ROUTED:
+                chosen = chance.choice(list(BACKENDS))
+                address, backend = VIPS[chosen][family], hosts[BACKENDS[chosen]]
+                sender = backend if name == "own service" else source
             if not sender.is_pod and (name in _ROUTED or not target.is_pod):
-                return  # the node sends to pods only, and the world knows no Service
-            if target.name == "node" and name not in _NODE:
+                return  # a node sends to pods only, and the world knows no Service
+            if target.is_node and name not in _NODE:
                 return
-            # What is sent to the Service arrives at its backend, as what is sent to that directly.
-            ends = sender.addresses[family], hosts[BACKEND].addresses[family] if address in VIPS else address
+            if (sender.is_node or target.is_node) and sender.node != target.node and name not in _ROUTED:
+                return  # nothing is captured at a node, so only its own pods know what it sends
+            # What is sent to a Service arrives at its backend, as what is sent to that directly.
+            ends = sender.addresses[family], backend.addresses[family]
             trip = Trip(self._ground.spaces[sender.name], address, lambda protocol: self._port(*ends, protocol),
                         chance, self._over)  # fmt: skip
             # Of pings and fragments there is one at a time, because a record or a fragment does not say of which it is.
@@ -190,7 +194,7 @@ def reset(trip: Trip) -> None:
 
 
 def service(trip: Trip) -> None:
-    """Connect to the Service."""
+    """Connect to a Service."""
     _tcp(trip, 80, 0.3, trip.chance.randrange(1, 4))
 
 
@@ -230,7 +234,7 @@ def fragmented(trip: Trip) -> None:
 
 
 def datagrams_to_a_service(trip: Trip) -> None:
-    """Send datagrams to the Service."""
+    """Send datagrams to a Service."""
     _datagrams(trip, 90, 3)
 
 
@@ -255,5 +259,6 @@ KINDS: Final[dict[str, tuple[Callable[[Trip], None], float]]] = {
 }  # fmt: skip
 """All kinds, and how often each is chosen."""
 _ROUTED: Final = {"service", "own service", "datagrams to a service"}
+"""Kinds that go to a Service."""
 _NODE: Final = {"refused", "refused datagrams", "ping"}
 _ALONE: Final = {"fragments", "ping"}

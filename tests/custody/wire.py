@@ -116,11 +116,12 @@ class Wire:
             for packets in (forward.sent or back.arrived, forward.arrived or back.sent)
         ]
         addresses = flow.key.source, flow.key.destination
+        captured = [self._places.get(place) for place in places]
         flow.source, flow.destination = (
-            self._places.get(place) or self._script.holder(address, flow.first)
-            for place, address in zip(places, addresses, strict=True)
+            host or self._script.holder(address, flow.first, other.node if other else "")
+            for host, address, other in zip(captured, addresses, reversed(captured), strict=True)
         )
-        # Nothing is captured at the node: what it sends is what arrives, and what is sent to it arrives.
+        # Nothing is captured at a node: what it sends is what arrives, and what is sent to it arrives.
         for host, ways in ((flow.source, (forward, back)), (flow.destination, (back, forward))):
             if host is None or not host.place:
                 ways[0].sent, ways[0].later_sent = ways[0].arrived, ways[0].later_arrived
