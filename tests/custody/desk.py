@@ -92,8 +92,10 @@ class Desk:
         A probe that is killed between the switch and the line says nothing, and the next one finds nothing to do.
         """
         upwards = self._markers < _MARKERS and (self._markers == 0 or self._chance.random() < 0.5)
-        while (total := len(self._policies) + self._markers) in visited or not visited:
-            if upwards and self._markers == 2 * _MARKERS:
+        # There are more numbers than were visited, however often a probe has to be asked again.
+        most = 2 * _MARKERS + len(visited)
+        while (total := len(self._policies) + self._markers) in visited:
+            if upwards and self._markers == most:
                 upwards = False
             if not upwards and self._markers == 0:
                 upwards = True
@@ -104,13 +106,16 @@ class Desk:
                 self._markers -= 1
                 self._ground.api.delete("NetworkPolicy", f"marker-{self._markers}")
         visited.add(total)
+        nodes = self._ground.nodes.values()
         deadline = time.monotonic() + _PATIENCE_S
         while time.monotonic() < deadline and len(in_force) < len(NODES):
-            for node in self._ground.nodes.values():
+            for node in nodes:
                 if node.name not in in_force:
                     found = (logged_ns(line) for line in installed(node, _TAIL_BYTES) if line["policies"] == total)
                     if at := next((at for at in found if at >= asked), None):
                         in_force[node.name] = at + 1000
+            if any(node.away.is_set() and node.name not in in_force for node in nodes):
+                deadline = time.monotonic() + _PATIENCE_S
             time.sleep(0.02)
 
     def _put(self, name: str, spec: dict[str, Any]) -> None:

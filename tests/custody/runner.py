@@ -193,11 +193,13 @@ class Run:
             if fault.endswith("generation") or how == signal.SIGTERM:
                 current[node.name] = next(sizes[node.name])
             node.away.set()
-            node.probe.process.send_signal(how)
-            node.probe.process.wait(_PATIENCE_S)
-            self.ground.start_probe(node.name, **current[node.name])
-            node.probe.wait_for("started", _PATIENCE_S)
-            node.away.clear()
+            try:
+                node.probe.process.send_signal(how)
+                node.probe.process.wait(_PATIENCE_S)
+                self.ground.start_probe(node.name, **current[node.name])
+                node.probe.wait_for("started", _PATIENCE_S)
+            finally:
+                node.away.clear()
 
     # --- the end
 
