@@ -363,10 +363,13 @@ static __always_inline void create_connection(struct __sk_buff *skb, struct asse
 }
 
 #ifdef ENDS
-/* Keep the verdict that was written with the connection of w->key, which has a place. */
-static __always_inline void expect_end_of(struct work *w, const struct connection *connection)
+/*
+ * Keep the verdict that was written with the connection of w->key, which has a place. opening: as what the packet was
+ * counted before (count_of()).
+ */
+static __always_inline void expect_end_of(struct work *w, const struct connection *connection, u32 opening)
 {
-	u32 number = connection->place - 1;
+	u32 number = connection->place - 1, moved = 0;
 	struct traffic *counted = claim_traffic(w, number);
 	u64 owner = owner_of(&w->key);
 
@@ -377,12 +380,15 @@ static __always_inline void expect_end_of(struct work *w, const struct connectio
 	} else {
 		/* A UDP socket's packets to a Service go to another backend once nf_conntrack has forgotten the last one. */
 		if (counted->state != TRAFFIC_UNLOGGED) {
+			moved = take_back(counted, opening);
 			end_traffic(counted, END_TIMEOUT, w->now);
 			*(volatile u64 *)&counted->owner = owner;
 			if (w->counted)
 				w->serial = counted->serial;
 		}
 		keep_verdict(counted, &w->logged);
+		counted->packets[EGRESS] += !!moved;
+		counted->bytes[EGRESS] += moved;
 	}
 	if (counted)
 		emptying.delete(&number);
@@ -411,7 +417,7 @@ static __always_inline void expect_end(const struct assessment *c, struct work *
 		__builtin_memcpy(w->key.remote, w->dialled, 16);
 		w->key.remote_port = w->key.role ? 0 : w->dialled_port;
 	}
-	expect_end_of(w, connection);
+	expect_end_of(w, connection, is_dialled ? w->origin.counted : 0);
 	if (is_dialled) {
 		__builtin_memcpy(w->key.remote, w->backend, 16);
 		w->key.remote_port = w->backend_port;

@@ -10,7 +10,9 @@
  *      The fast path does so too (recent.h).
  *   2. When the verdict of an allowed connection is written to the ring, a copy of it, with
  *      its number, goes to the traffic. Of a connection to a Service that is the one of
- *      the dialled address, which all of its packets meet, although the exit judges it.
+ *      the dialled address, which all of its packets meet, although the exit judges it. If
+ *      it is not the first one, the packet that opens it was counted for the one before,
+ *      at the pod's hook. The packet's slot (stamps.h) says as what, and that is moved.
  *   3. A report is a struct connection_end in the ring connection_ends: the copy of the
  *      verdict, what was counted since the last report, and how the connection ended. What
  *      is reported is subtracted, so the reports of a connection add up to what it carried,
@@ -324,6 +326,30 @@ static __always_inline void end_traffic(struct traffic *counted, u8 otherwise, u
 	forget_counts(counted);
 	counted->state = TRAFFIC_UNLOGGED;
 	counted->fin[0] = counted->fin[1] = counted->reset = counted->uncertain = 0;
+}
+
+/* Say in a word as what a packet is counted: its bytes, and the tag. */
+static __always_inline u32 count_of(u32 bytes, u32 serial)
+{
+	return bytes << 8 | (serial & 0xff);
+}
+
+/*
+ * Take back what was counted for a packet that the pod has sent; word: count_of() it. Return its bytes, or 0 if it is not
+ * certain that it is among what is counted and not reported. The place must be claimed.
+ */
+static __always_inline u32 take_back(struct traffic *counted, u32 word)
+{
+	u32 bytes = word >> 8;
+
+	if (!bytes || (word & 0xff) != (counted->serial & 0xff))
+		return 0;
+	settle(counted);
+	if (!counted->packets[EGRESS] || counted->bytes[EGRESS] < bytes)
+		return 0;
+	counted->packets[EGRESS]--;
+	counted->bytes[EGRESS] -= bytes;
+	return bytes;
 }
 
 /* Keep the verdict that was written with the traffic of a place, which is claimed. */

@@ -51,7 +51,8 @@ struct origin {
 	u8 protocol;
 	u8 confirm;  /* the dialled connection still needs the exit's verdict */
 	u8 fragment; /* FRAGMENT_* */
-	u8 padding[5];
+	u8 padding;
+	u32 counted; /* with ENDS, in a packet's slot: as what it was counted (count_of()); 0: it was not */
 };
 
 /* Flows to the node that all interfaces without an endpoint can have together (unready.h). */

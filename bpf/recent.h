@@ -78,6 +78,9 @@ static __always_inline bool stamp_recent(struct __sk_buff *skb, const struct pac
 		return 0;
 	write_origin(slot, skb, packet, recent->endpoint, hash, bpf_ktime_get_ns());
 	slot->confirm = recent->confirm;
+#ifdef ENDS
+	slot->counted = count_of(skb->len, recent->serial);
+#endif
 	return 1;
 }
 

@@ -115,6 +115,16 @@ static __always_inline bool look_at_traffic(struct work *w, const struct place *
 	return is_done;
 }
 
+/* Say in the packet's slot, if it has one, as what it was counted: its exit may write the next verdict. */
+static __always_inline void tell_exit(struct __sk_buff *skb, u32 serial)
+{
+	u32 index = skb->tc_index - 1;
+	struct origin *slot = index < SLOTS ? slots.lookup(&index) : 0;
+
+	if (slot)
+		slot->counted = count_of(skb->len, serial);
+}
+
 /* Count a packet that a pod's hook has judged and that passes. */
 static __always_inline void count_passing(struct __sk_buff *skb, struct work *w, u32 direction)
 {
@@ -124,6 +134,8 @@ static __always_inline void count_passing(struct __sk_buff *skb, struct work *w,
 	if (!counted || *(volatile u32 *)&counted->serial != serial)
 		return;
 	add_packet(counted, direction, skb->len, serial);
+	if (direction == EGRESS)
+		tell_exit(skb, serial);
 	if (has_many(counted, direction) && claim_place(number, w->now)) {
 		settle(counted);
 		emptying.delete(&number);
