@@ -36,6 +36,7 @@ from probe.kernel.endpoints import Bound, Surroundings
 from probe.kernel.installer import Installer
 from probe.kernel.plan import Installed, Plan
 from probe.kernel.room import DoesNotFitError
+from probe.policies_in_force import PoliciesOfEpochs
 from probe.policy.compiler import Compiler
 from probe.policy.desired import AddressKey
 from probe.policy.omission import choose_omitted, sets_that_need
@@ -88,6 +89,7 @@ class Admission:
         self._owners: dict[str, str] = {}
         self.incomplete: dict[Name, str] = {}
         """The pods that are closed, and why."""
+        self.in_force = PoliciesOfEpochs()
 
     def retry_in(self) -> float | None:
         """Return after how many seconds something that did not fit is tried again; None if everything fits."""
@@ -123,7 +125,9 @@ class Admission:
             return self._install(request, self._search(request, waiting))
 
     def _install(self, request: _Request, plan: Plan) -> Installed:
-        return self._installer.install(plan, lambda: self._remember(request, plan))
+        done = self._installer.install(plan, lambda: self._remember(request, plan))
+        self.in_force.note(done, self._compiler.subjects)
+        return done
 
     def _waiting(self) -> set[str]:
         """Return the closed sets that need not be tried now."""

@@ -93,7 +93,7 @@ class Agent:
         self._interfaces = PodInterfaces(cluster, view, ledger, self._attachments, self._unknown)
         self.assignments = self._interfaces.assignments
         self.compaction: LedgerCompaction | None = None
-        self._findings = Findings(self._interfaces, self._admission)
+        self._findings, self.in_force = Findings(self._interfaces, self._admission), self._admission.in_force
         self.unenforced_interfaces = self._interfaces.unenforced_interfaces
         self._attached: set[int] = set()
         self._wake, self._stop = threading.Event(), threading.Event()

@@ -184,7 +184,7 @@ def _assemble(settings: Settings, source: Source, cluster: Cluster, stack: conte
     agent.compaction = LedgerCompaction(ledger, ring, ends=ring.ends)
     tallies = Tallies(agent, source.age_s, ring, publisher, settings.heartbeat)
     drain = Drain(ring, LedgerReferences(ledger), spool, _limits(settings), earlier, lambda: publisher.clock.skew,
-                  tallies.of, publisher.settled.note_appended)  # fmt: skip
+                  tallies.of, (publisher.settled.note_appended, tallies.note_appended))  # fmt: skip
     return _Parts(
         network=network, ledger=ledger, ring=ring, spool=spool, intervals=intervals,
         interval_publisher=interval_publisher, agent=agent, drain=drain, publisher=publisher,

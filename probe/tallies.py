@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from enrich.runtime.version import version_text
+from enrich.wire.batch import Header
 from enrich.wire.tally import KernelTally, NodeState, Tally
 from probe.agent import Agent
 from probe.export.publisher import Publisher
@@ -52,6 +53,11 @@ class Tallies:
         last = self._last
         return last if last and ring == self._ring.id and last.kernel.ring[1] <= end else None
 
+    def note_appended(self, header: Header) -> None:
+        """Note that a batch is in the spool, with what its tally says about epochs."""
+        if header.tally:
+            self._agent.in_force.forget(header.tally.in_force)
+
     def _read(self) -> None:
         # While the ring is read late, a new tally would always be about verdicts that no batch has yet.
         is_unread = self._last is not None and self._ring.next_number < self._last.kernel.ring[1]
@@ -66,6 +72,7 @@ class Tallies:
             kernel=kernel,
             spool=self._publisher.settled.of(self._ring.id),
             state=self._state(),
+            in_force=self._agent.in_force.waiting(),
         )
         try:
             msgspec.json.decode(msgspec.json.encode(tally), type=Tally)

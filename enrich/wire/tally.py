@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from enrich.wire.bounds import Count, LossReason, Nanoseconds, Seconds
+from enrich.wire.in_force import MAX_WAITING, PoliciesInForce
 
 Reasons = Annotated[dict[LossReason, Count], Meta(max_length=64)]
 _Text = Annotated[str, Meta(max_length=400)]
@@ -93,3 +94,5 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     spool: SpoolTally | None = None
     """None before Kafka has answered about a batch."""
     state: NodeState = NodeState()
+    in_force: Annotated[tuple[PoliciesInForce, ...], Meta(max_length=MAX_WAITING)] = ()
+    """Which policies the last epochs stand for, as far as that has changed and no batch before has told it."""

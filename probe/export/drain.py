@@ -59,10 +59,10 @@ class Drain:
         earlier: Sequence[EarlierRing] = (),
         skew: Callable[[], Skew | None] = lambda: None,
         tally: Callable[[str, int], Tally | None] = lambda _ring, _end: None,
-        on_appended: Callable[[Header], None] = lambda _header: None,
+        on_appended: Iterable[Callable[[Header], None]] = (),
     ) -> None:
         """``skew`` returns by how much the node's clock is ahead: see :mod:`enrich.wire.clock_skew`. ``tally``
-        returns the newest tally of a ring that is about no verdict from a number on. ``on_appended`` is called with
+        returns the newest tally of a ring that is about no verdict from a number on. ``on_appended`` are called with
         the header of each batch that is in the spool."""
         self._ring, self._references, self._spool, self._limits = ring, references, spool, limits
         self._key = "", ""
@@ -277,7 +277,8 @@ class Drain:
                     raise _CannotAppendError from error
             else:
                 self._disk_since = self._problem = None
-                self._on_appended(batch.header)
+                for note in self._on_appended:
+                    note(batch.header)
                 return
 
 

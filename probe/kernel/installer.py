@@ -21,6 +21,7 @@ with the desired state, and continues; after that it looks at changed keys only,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
@@ -166,7 +167,7 @@ class Installer:
         """
         self._installed, self._is_read_back = None, False
         try:
-            epoch = self._write(plan, switched)
+            epoch, moments = self._write(plan, switched)
         except DoesNotFitError as error:
             self._refused_at[error.table] = error.limit
             raise
@@ -177,12 +178,13 @@ class Installer:
         desired.changed_keys.addresses.update(plan.omitted)
         self._installed, self._is_read_back = desired, True
         return Installed(
-            len(plan.addresses), len(plan.endpoints), len(plan.policy_entries), len(plan.port_entries), epoch
+            len(plan.addresses), len(plan.endpoints), len(plan.policy_entries), len(plan.port_entries), epoch, moments
         )
 
-    def _write(self, plan: Plan, switched: Callable[[], None] | None) -> int:
-        """Write a plan in the order that the module describes; return the epoch that is in force then."""
-        epoch = self._maps.config(Config.EPOCH)
+    def _write(self, plan: Plan, switched: Callable[[], None] | None) -> tuple[int, tuple[int, int] | None]:
+        """Write a plan in the order that the module describes; return the epoch that is in force then, and the moments
+        before and after the switch to it."""
+        epoch, moments = self._maps.config(Config.EPOCH), None
         side = epoch & 1
         self.budgets.assign(end.number for end in plan.ends.values())
         self.before_switch()
@@ -193,7 +195,9 @@ class Installer:
         self._endpoints.move(plan.endpoints, side)
         if plan.addresses or plan.local_addresses or plan.endpoints:
             epoch += 1
+            before = time.monotonic_ns()
             self._maps.configure(Config.EPOCH, epoch)
+            moments = before, time.monotonic_ns()
             if switched:
                 switched()
             bpf.wait_for_programs()
@@ -207,7 +211,7 @@ class Installer:
             self._policy_entries.drop(plan.policy_entries)
             self._port_entries.drop(plan.port_entries)
         self.budgets.retain(end.number for end in plan.ends.values())
-        return epoch
+        return epoch, moments
 
     def _side(self) -> int:
         return self._maps.config(Config.EPOCH) & 1

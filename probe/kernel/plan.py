@@ -21,6 +21,8 @@ class Installed:
     policy_entries: int
     port_entries: int
     epoch: int
+    switched: tuple[int, int] | None = None
+    """The monotonic clock in nanoseconds before and after the switch; None if there was none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,21 @@
-"""Counts what a batch shows to be lost or cut, and heartbeats, and describes them for the status topic and the log."""
+"""Counts what a batch shows to be lost or cut, and heartbeats, and describes them for the status topic and the log.
+
+It also describes which policies an epoch of the node stands for (:mod:`enrich.wire.in_force`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import structlog
 
 from enrich.wire.batch import Header
+from enrich.wire.bounds import are_times
 from enrich.wire.cuts import Cut
+from enrich.wire.in_force import PoliciesInForce
 from streams.metrics.roles import EnrichMetrics
+from streams.timestamps import rfc3339_ns
 from streams.worker.losses import Loss
 
 log = structlog.get_logger("kubeweir.streams")
@@ -42,10 +49,27 @@ def _account_ends(found: Loss, ring: dict[str, Any], metrics: EnrichMetrics) -> 
     return {"type": "ends_lost", **described, **ring}
 
 
-def heartbeat(header: Header, metrics: EnrichMetrics) -> dict[str, Any]:
-    """Count a batch without verdicts; return its record on the status topic."""
-    metrics.heartbeats.inc()
-    return {"type": "heartbeat", "next": header.first, **_ring(header)}
+def statements(header: Header, metrics: EnrichMetrics) -> Iterator[dict[str, Any]]:
+    """Count a batch without verdicts; yield what the status topic says beside losses: that the probe is alive, and
+    which policies its epochs stand for."""
+    if not header.verdicts:
+        metrics.heartbeats.inc()
+        yield {"type": "heartbeat", "next": header.first, **_ring(header)}
+    for one in header.tally.in_force if header.tally else ():
+        yield {"type": "policies", **_ring(header), **_in_force(one, header.clock)}
+
+
+def _in_force(one: PoliciesInForce, clock: int) -> dict[str, Any]:
+    names = "kind", "namespace", "name", "uid", "version"
+    found: dict[str, Any] = {
+        "change": one.change,
+        "epoch": one.epoch,
+        "policies": [{name: getattr(policy, name) for name in names} for policy in one.policies],
+        "left_out": one.left_out,
+    }
+    if one.switched and are_times(min(one.switched), max(one.switched), clock):
+        found["in_force"] = [rfc3339_ns(at + clock) for at in one.switched]
+    return found
 
 
 def _ring(header: Header) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from enrich.wire.topics import Topics
 from streams.kafka.dead_letter_form import Headers
 from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
-from streams.worker.accounting import account, heartbeat
+from streams.worker.accounting import account, statements
 from streams.worker.checkpoint import Checkpoint
 from streams.worker.clock_skews import ClockSkews
 from streams.worker.decoding import Decoder
@@ -294,5 +294,5 @@ class Pipeline:
         self.positions.note(tracked, header, *self._losses.position(partition, header), before, losses)
         for found in losses:
             await self._sender.send_status(tracked, header.node, account(found, header, self._metrics))
-        if not header.verdicts:
-            await self._sender.send_status(tracked, header.node, heartbeat(header, self._metrics))
+        for status in statements(header, self._metrics):
+            await self._sender.send_status(tracked, header.node, status)

@@ -93,7 +93,9 @@ def status_of(noted: Noted, position: RingPosition) -> dict[str, Any] | None:
     """Return the record of the status topic about a tally that has come to its end; None if there was none."""
     if noted.tally is None or position.finished is None:
         return None
-    counts = position.finished
+    counts, tally = position.finished, msgspec.to_builtins(noted.tally)
+    # A record of its own says that (streams.worker.accounting).
+    del tally["in_force"]
     return {
         "type": "tally",
         "cluster": noted.cluster,
@@ -101,7 +103,7 @@ def status_of(noted: Noted, position: RingPosition) -> dict[str, Any] | None:
         "ring": position.ring,
         "next": position.next_number,
         "finished": {name: getattr(counts, name) for name in counts.__struct_fields__},
-        "tally": msgspec.to_builtins(noted.tally),
+        "tally": tally,
     }
 
 

@@ -11,7 +11,10 @@ from enrich.model import Name
 from probe import tallies
 from probe.export.settled import SettledNumbers
 from probe.kernel.decisions import Decisions
+from probe.kernel.plan import Installed
+from probe.policies_in_force import PoliciesOfEpochs
 from probe.tallies import Tallies
+from tests.kafka.batches import make_header
 
 
 class Bench:
@@ -33,7 +36,7 @@ class Bench:
         unenforced = {Name("a", f"pod-{number}"): "no veth \N{SNOWMAN}" * 100 for number in range(30)}
         self.agent: Any = SimpleNamespace(
             generation=SimpleNamespace(maps=None), unenforced=unenforced, usage=lambda: {"addresses": (1, 2)},
-            logging=SimpleNamespace(suspicious={"Namespace a": "yes"}),
+            logging=SimpleNamespace(suspicious={"Namespace a": "yes"}), in_force=PoliciesOfEpochs(),
         )  # fmt: skip
         ring, publisher = Ring(), SimpleNamespace(settled=SettledNumbers())
         self.tallies = Tallies(self.agent, lambda: self.ages, ring, publisher, 10.0)  # type: ignore[arg-type]  # the parts that are read
@@ -74,6 +77,20 @@ def test_of_many_pods_the_first_are_named_and_all_are_counted(bench: Bench) -> N
     assert found is not None
     assert (len(found.state.unenforced), found.state.unenforced_pods) == (20, 30)
     assert found.state.suspicious == {"Namespace a": "yes"}
+
+
+def test_what_a_tally_says_of_epochs_is_told_until_a_batch_with_it_is_in_the_spool(bench: Bench) -> None:
+    bench.agent.in_force.note(Installed(0, 0, 0, 0, 5), [])
+    for appended in (False, False, True):
+        bench.rotate(100, 0)
+        found = bench.tallies.of("r1", 0)
+        assert found is not None
+        assert [one.epoch for one in found.in_force] == [5]
+        bench.tallies.note_appended(make_header(0, 1, **({"tally": found} if appended else {})))
+    bench.rotate(100, 0)
+    found = bench.tallies.of("r1", 0)
+    assert found is not None
+    assert found.in_force == ()
 
 
 def test_a_tally_that_no_worker_would_accept_is_left_out(bench: Bench) -> None:

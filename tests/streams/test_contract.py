@@ -19,6 +19,7 @@ from enrich.render.enricher import Enricher
 from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_interval
 from enrich.wire.batch import EndpointRef, Header, PolicyRef, Reason
 from enrich.wire.cuts import Cut, CutPart
+from enrich.wire.in_force import PoliciesInForce, PolicyVersion
 from enrich.wire.tally import KernelTally, NodeState, SpoolTally, Tally
 from enrich.wire.topics import topics
 from streams.kafka.record_columns import RecordColumns
@@ -59,6 +60,8 @@ TALLY = Tally(
                          ring=(7, 7), verdicts=7),
     state=NodeState(version="1.0", watch={"Pod": 1.0}, unenforced={"shop/web-0": "no veth"}, unenforced_pods=1,
                     capacity={"addresses": (1, 2)}, suspicious={"Namespace shop": "yes"}),
+    in_force=(PoliciesInForce(change=1, epoch=2, switched=(3, 4), left_out=5,
+                              policies=(PolicyVersion("NetworkPolicy", "shop", "web", "u", "0123456789abcdef"),)),),
 )  # fmt: skip
 """A tally with every key."""
 
@@ -151,7 +154,16 @@ def test_every_status_record_fits_and_together_they_have_every_key() -> None:
         "ends_lost": {"ring_full": (1, 1)},
     }
     found = status_of(make_batch(0, 5), make_batch(9, 5, {"lost": {"ring_full": (3, 3)}}), make_batch(14, 0, cut))
-    assert [one["type"] for one in found] == ["expired", "gap", "lost", "cut", "ends_lost", "heartbeat", "tally"]
+    assert [one["type"] for one in found] == [
+        "expired",
+        "gap",
+        "lost",
+        "cut",
+        "ends_lost",
+        "heartbeat",
+        "policies",
+        "tally",
+    ]
     for one in found:
         validator(load("status"), closed=True).validate(one)
     # tests/streams/alerts/test_engine_loop.py has the record of evicted groups, which the engine loop of alerts writes;

@@ -1,0 +1,59 @@
+"""Which versions of policies an epoch of a node stands for.
+
+The epoch is the number of the kernel's policy state on a node; each switch of policy raises it. The probe says which
+policies apply to its pods since which epoch, in a tally (:mod:`enrich.wire.tally`), whenever that has changed, and
+workers write it to the topic of status records. An example::
+
+    change 7: epoch 52, policies shop/web version 3f..., shop/db version a1...
+    change 8: epoch 54, policies shop/web version 9c..., shop/db version a1...
+
+So epochs 52 and 53 stand for the first two versions: 53 has changed something else, such as a pod's address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from enrich.wire.bounds import Count, Kind, NamespaceOrNone, ObjectName, Uid
+
+MAX_POLICIES: Final = 1000
+"""Policies in one record."""
+MAX_WAITING: Final = 16
+"""Records in one tally."""
+_VERSION_BYTES: Final = 8
+
+
+class PolicyVersion(msgspec.Struct, frozen=True, array_like=True):
+    """A policy as it was at some time."""
+
+    kind: Kind
+    namespace: NamespaceOrNone
+    name: ObjectName
+    uid: Uid
+    version: Annotated[str, Meta(max_length=16, pattern=r"\A([0-9a-f]{16})?\Z")]
+    """What :func:`version_of` makes of its state; empty if the state does not fit the form of the journal."""
+
+
+class PoliciesInForce(msgspec.Struct, frozen=True, kw_only=True):
+    """The policies that apply to the pods of a node, from an epoch on."""
+
+    change: Count
+    """The number of this record since the probe started, from 1. A missing number is a record that was lost."""
+    epoch: Count
+    switched: tuple[Count, Count] | None = None
+    """The node's monotonic clock in nanoseconds before and after the switch to the epoch; None if this probe has found
+    it in force when it started."""
+    policies: Annotated[tuple[PolicyVersion, ...], Meta(max_length=MAX_POLICIES)]
+    """Sorted."""
+    left_out: Count = 0
+    """How many policies of the node there was no room for."""
+
+
+def version_of(state: bytes | msgspec.Raw) -> str:
+    """Return the version of a state, as :attr:`enrich.wire.journal.JournalEntry.object` has it: 16 hexadecimal
+    digits."""
+    return hashlib.blake2b(bytes(state), digest_size=_VERSION_BYTES).hexdigest()
