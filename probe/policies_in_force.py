@@ -62,9 +62,9 @@ class PoliciesOfEpochs:
                 return waiting[: max(1, taken - 1)]
         return waiting[:taken]
 
-    def forget(self, told: Iterable[PoliciesInForce]) -> None:
+    def forget(self, published: Iterable[PoliciesInForce]) -> None:
         """Forget what a batch that is in the spool has told."""
-        changes = {one.change for one in told}
+        changes = {one.change for one in published}
         with self._lock:
             kept = [one for one in self._waiting if one.change not in changes]
             self._waiting = deque(kept, MAX_WAITING)
