@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
+from enrich.model import Policy
 from enrich.wire.in_force import MAX_POLICIES, MAX_WAITING, PoliciesInForce, PolicyVersion, version_of
 from enrich.wire.journal_objects import encode_state
 from probe.kernel.plan import Installed
 from probe.policy.compiler import Subject
-from probe.policy.ruleset import Policy
 
 _MAX_BYTES: Final = 100_000
 """So much of a batch, which Kafka takes up to 1 MB by default, is for these."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from enrich.model import NetworkPolicy, Pod, Selector
+from enrich.label_selector import Selector
+from enrich.model import NetworkPolicy, Pod
 from enrich.wire.in_force import MAX_POLICIES, MAX_WAITING, version_of
 from enrich.wire.journal import raw_state
 from enrich.wire.tally import KernelTally, Tally
@@ -24,7 +25,7 @@ def note(noted: PoliciesOfEpochs, epoch: int, *policies: NetworkPolicy, **change
     pod = Pod("shop", "web-0", "uid", {}, node="n1")
     applied = tuple(AppliedPolicy(policy, audited=False, digest=policy.name) for policy in policies)
     done = Installed(0, 1, 0, 0, epoch, (10 * epoch, 10 * epoch + 1))
-    noted.note(replace(done, **changes), [Subject(pod, applied, (), ""), Subject(pod, applied[:1], (), "")])  # type: ignore[arg-type]
+    noted.note(replace(done, **changes), [Subject(pod, applied, (), ""), Subject(pod, applied[:1], (), "")])
 
 
 def test_a_change_is_told_once_with_the_versions_that_the_journal_has() -> None:
