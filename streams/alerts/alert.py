@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import msgspec
+import orjson
 
 from enrich.wire.bounds import Seconds
 from streams.alerts.deltas import GroupValue, fingerprint, version_of
@@ -68,6 +69,12 @@ class AlertState(msgspec.Struct, omit_defaults=True):
             return
         if self.record is None or not all(isinstance(self.record.get(name), str) for name in _TEXTS):
             raise ValueError(f"an alert that fires has a record with {', '.join(_TEXTS)}")
+        # The record is written once more when the alert is resolved.
+        msgspec.convert([self.record.get(name, {}) for name in ("labels", "annotations")], list[dict[str, str]])
+        try:
+            orjson.dumps(self.record)
+        except orjson.JSONEncodeError as error:  # a number of more than 64 bits, or what is nested too deeply
+            raise ValueError(f"the record of an alert cannot be written again: {error}") from error
 
 
 def to_state(rule: AlertRule, alert: Alert, seen: float = 0) -> AlertState:

@@ -5,6 +5,7 @@ See :mod:`streams.alerts.loops` for how the loops work.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter, deque
@@ -17,7 +18,7 @@ import structlog
 
 from enrich.wire.bounds import Seconds
 from streams.alerts.alert import AlertState
-from streams.alerts.deltas import DeltaError, OwnGroups, decode
+from streams.alerts.deltas import DeltaError, OwnGroups, decode, fingerprint
 from streams.alerts.engine import Engine
 from streams.alerts.loops import MAX_RECORDS_PER_STEP, POLL_S, Rules, Transactions
 from streams.alerts.model import AlertRule
@@ -38,6 +39,7 @@ _MAX_CHANGES: Final = 10_000
 """Changes of policies that wait for the next step, and policies whose last change is stored: the latest are kept."""
 _CHANGE_KEY: Final = b"change/"
 """Keys of policy changes in the topic of states begin like this; the cluster follows."""
+_FINGERPRINT: Final = re.compile("[0-9a-f]{16}")
 _LEARN_KEY: Final = b"learn/"
 """Keys of :class:`Learning` begin likewise; each partition has one for each rule."""
 
@@ -173,8 +175,9 @@ class EngineLoop:
                 self.engine.policy_changed(change, now)
                 return
             state = msgspec.json.decode(value, type=AlertState)
+            name = _fingerprint_in(key, state)
             if self.own.has(state.group):
-                self.engine.load(key.decode().rpartition("/")[2], state, now)
+                self.engine.load(name, state, now)
         except (ValueError, RecursionError) as error:
             log.warning("a record of the alert state cannot be decoded and is ignored", key=key, error=str(error))
 
@@ -253,6 +256,17 @@ class EngineLoop:
                       **({"cluster": self.own.cluster} if self.own.cluster else {})}  # fmt: skip
             writes.append(Write(self._status, self._worker.encode(), orjson.dumps(status)))
         return writes
+
+
+def _fingerprint_in(key: bytes, state: AlertState) -> str:
+    """Return the fingerprint with which the key of a state ends. Raises ValueError if it is not that of the group.
+
+    The state of a group that is known has not the group's values."""
+    rule, _, name = key.decode().rpartition("/")
+    is_right = _FINGERPRINT.fullmatch(name) if state.status == "known" else name == fingerprint(state.rule, state.group)
+    if rule != state.rule or not is_right:
+        raise ValueError(f"it is the state of a group of the rule {state.rule}, and its key is that of another one")
+    return name
 
 
 def _load_learning(partition: int, value: bytes, learning: dict[tuple[int, str, str], float]) -> None:

@@ -1,8 +1,8 @@
 """``python -m tests.fuzz``: send malformed records to everything that decodes a topic (`make hunt` begins with it).
 
-No record may end a reader, or be read as something else, and each must be accounted for. Each topic has a process of
-its own. A failure ends it: it prints the smallest record that fails, as a line for ``tests/fuzz/found.py``, where it
-stays as a regression test.
+No record may end a reader, or be read as something else, and each must be accounted for. Each processor has a process,
+which takes a part of one topic after the other. A failure ends the run: it prints the smallest records that fail, as a
+line for ``tests/fuzz/found.py``, where they stay as a regression test.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ import os
 import secrets
 import signal
 import sys
+import time
+from collections import Counter
 
 import click
 
 from streams.cli.terminal import INTERRUPTED
-from tests.fuzz.run import run
+from tests.fuzz.run import Failure, parts, run
 from tests.fuzz.topics import READERS
+
+_REPORT_S = 20.0
 
 
 @click.command()
@@ -27,23 +31,41 @@ from tests.fuzz.topics import READERS
 def main(records: int, seed: int | None, only: tuple[str, ...]) -> None:
     """Send malformed records to every reader of every topic. Exit codes: 0 nothing found, 1 found, 130 after Ctrl-C."""
     seed = secrets.randbelow(1 << 32) if seed is None else seed
+    topics = [topic for topic in READERS if not only or topic in only]
     click.echo(f"fuzz: seed {seed}")
-    jobs = [(topic, seed, records) for topic in READERS if not only or topic in only]
+    done: Counter[str] = Counter()
     try:
-        # Ctrl-C on the terminal reaches the pool's processes too, and each would print a traceback. They end with the
-        # block.
-        with multiprocessing.get_context("spawn").Pool(
-            min(len(jobs), os.cpu_count() or 1), signal.signal, (signal.SIGINT, signal.SIG_IGN)
-        ) as pool:
-            for found in pool.imap_unordered(run, jobs):
-                if found is not None:
-                    click.echo(f"{found.text}\nfuzz: FOUND with seed {seed} on {found.topic}")
-                    click.echo(f"fuzz: add this to tests/fuzz/found.py:\n\n    ({found.topic!r}, {found.value!r}),")
-                    sys.exit(1)
+        found = _send(topics, seed, records, done)
     except KeyboardInterrupt:
-        click.echo("fuzz: stopped; nothing found so far", err=True)
+        click.echo(f"fuzz: stopped; nothing found so far in {_text(done)}", err=True)
         sys.exit(INTERRUPTED)
-    click.echo(f"fuzz: {len(jobs)} topics, {records:,} records of each, nothing found")
+    if found is not None:
+        click.echo(f"{found.text}\nfuzz: FOUND with seed {seed} on {found.topic}")
+        click.echo(f"fuzz: add this to tests/fuzz/found.py:\n\n    ({found.topic!r}, {found.values!r}),")
+        sys.exit(1)
+    click.echo(f"fuzz: {len(topics)} topics, {records:,} records of each, nothing found")
+
+
+def _send(topics: list[str], seed: int, records: int, done: Counter[str]) -> Failure | None:
+    """Send the records, and count those in which nothing was found. Return what is found first."""
+    began = reported = time.monotonic()
+    # Ctrl-C on the terminal reaches the pool's processes too, and each would print a traceback. They end with the
+    # block.
+    with multiprocessing.get_context("spawn").Pool(
+        min(len(topics), os.cpu_count() or 1), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    ) as pool:
+        for part, found in pool.imap_unordered(run, parts(topics, seed, records)):
+            if found is not None:
+                return found
+            done[part.topic] += part.records
+            if time.monotonic() - reported > _REPORT_S:
+                reported = time.monotonic()
+                click.echo(f"fuzz: {_text(done)}; {done.total() / (reported - began):,.0f} a second")
+    return None
+
+
+def _text(done: Counter[str]) -> str:
+    return ", ".join(f"{topic} {count:,}" for topic, count in sorted(done.items())) or "no record"
 
 
 if __name__ == "__main__":

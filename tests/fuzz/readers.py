@@ -10,7 +10,7 @@ import orjson
 
 from enrich.wire.flow import decode_flow
 from streams.alerts.counting import RecordCounter
-from streams.alerts.deltas import Delta, decode, encode, version_of
+from streams.alerts.deltas import Delta, decode, encode, fingerprint, version_of
 from streams.alerts.outputs import _firing_record, _is_alert
 from streams.alerts.policy_changes import PolicyChange
 from streams.cli.columns import read_columns, row_of
@@ -33,7 +33,7 @@ from tests.fuzz.enricher import FRESH, TOPICS
 from tests.fuzz.reader import Reader
 from tests.streams.alerts.makers import T0, flow, loss, rule, stamp
 from tests.streams.alerts.test_engine_loop import Transactions
-from tests.streams.alerts.test_hostile_records import DELTAS, RULES, STATES, engine_loop
+from tests.streams.alerts.test_hostile_records import AHEAD, DELTAS, RULES, STATES, engine_loop
 
 
 class Flows(Reader):
@@ -102,40 +102,73 @@ class Status(Reader):
             assert decode(encoded)
 
 
+((_, _LATER),) = encode([Delta("above", version_of(RULES[0]), ["c1", "later"], {AHEAD: 1})], 1)
+"""The delta of a group that no malformed record is about."""
+
+
 class Deltas(Reader):
     """The engine loop: deltas are taken or reported as bad, and the next ones fire."""
 
     good = (orjson.dumps(DELTAS),)
-
-    def __init__(self) -> None:
-        one = rule(name="above", above={"threshold": 1})
-        ((_, self._later),) = encode(
-            [Delta(one.name, version_of(one), ["c1", "x"][: len(one.fields)], {4 * 10**9: 1})], 1
-        )
+    together = 16
 
     def __call__(self, value: bytes) -> None:
+        self.take((value,))
+
+    def take(self, values: Sequence[bytes]) -> None:
         bad: list[str] = []
-        transactions = Transactions(value, self._later)
-        engine_loop([], bad).step(transactions)
-        assert len(bad) <= 1
-        assert any(write.topic == "alerts" for commit in transactions.commits for write in commit), "it does not fire"
+        transactions = Transactions(*values, _LATER)
+        engine_loop([], bad, limit=1000).step(transactions)
+        assert len(bad) <= len(values)
+        assert _has_fired(transactions), "the next one does not fire"
 
 
 class State(Reader):
     """A new owner of the alerts' partitions: it uses a state, or ignores it, and works."""
 
     good = (
-        STATES[0][1],
+        *(value for _, value in STATES),
         msgspec.json.encode(PolicyChange("NetworkPolicy/shop/web", "updated", float(T0))),
-        orjson.dumps({"rule": "first", "version": "x", "since": T0}),
+        orjson.dumps({"rule": "first", "version": version_of(RULES[2]), "since": T0}),
     )
+    together = 16
 
     def __call__(self, value: bytes) -> None:
-        keys = (STATES[0][0], b"change/x", b"learn/first", b"\xff/\xfe", b"")
-        loop = engine_loop([Record(0, number, key, value, 0) for number, key in enumerate(keys)], [])
+        self.take((value,))
+
+    def take(self, values: Sequence[bytes]) -> None:
+        # Each value is stored in a partition of its own, as what it is and as everything else.
+        state = [
+            Record(partition, number, key, value, 0)
+            for partition, value in enumerate(values)
+            for number, key in enumerate((
+                _state_key(value), STATES[2][0], b"\xff/%016x" % partition, b"gone/", b"gone/x", b"",
+                b"change/%d" % partition, b"learn/first",
+            ))
+        ]  # fmt: skip
+        loop = engine_loop(state, [], limit=1000)
         loop.engine.tick(T0 + 10)
-        loop.step(Transactions(orjson.dumps(DELTAS)))
-        _firing_record(value, "c1")
+        transactions = Transactions(orjson.dumps(DELTAS), _LATER)
+        loop.step(transactions)
+        assert _has_fired(transactions), "the engine does not work"
+        for value in values:
+            _firing_record(value, "c1")
+
+
+def _state_key(value: bytes) -> bytes:
+    """Return the key of a state, as a writer that lies would give it."""
+    try:
+        found = orjson.loads(value)
+        return f"{found['rule']}/{fingerprint(found['rule'], found['group'])}".encode()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return STATES[0][0]
+
+
+def _has_fired(transactions: Transactions) -> bool:
+    """Return whether the alert of the last delta was written."""
+    alerts = [write.value or b"" for commit in transactions.commits for write in commit if write.topic == "alerts"]
+    found = [one for one in map(orjson.loads, alerts) if one["labels"].get("subject_namespace") == "later"]
+    return [(one["rule"], one["status"]) for one in found] == [("above", "firing")]
 
 
 class Alerts(Reader):

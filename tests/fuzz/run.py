@@ -4,63 +4,90 @@ from __future__ import annotations
 
 import contextlib
 import random
-import time
 import traceback
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 import structlog
 
 from tests.fuzz.mutate import malformed, smaller
+from tests.fuzz.reader import Reader
 from tests.fuzz.topics import READERS
 
-_REPORT_S: Final = 20.0
 _QUIET: Final = 50
+PART: Final = 10_000
+"""Records of a topic that are sent to the same readers; a process takes one such part after the other."""
 
 
 class Failure(NamedTuple):
-    """A record that a reader does not take as it should."""
+    """Records that a reader does not take as it should: one, unless it takes several together."""
 
     topic: str
-    value: bytes
+    values: tuple[bytes, ...]
     text: str
     """The traceback."""
 
 
-def failure(reader: Callable[[bytes], None], value: bytes) -> str:
-    """Return what goes wrong with a record, empty if nothing does."""
+class Part(NamedTuple):
+    """Some of the records of a topic. The same seed and number give the same records."""
+
+    topic: str
+    seed: int
+    number: int
+    records: int
+
+
+def parts(topics: Sequence[str], seed: int, records: int) -> Iterator[Part]:
+    """Yield the parts of all topics in turn, so that a run that is stopped has sent about as many to each."""
+    for number in range(-(-records // PART)):
+        for topic in topics:
+            yield Part(topic, seed, number, min(PART, records - number * PART))
+
+
+def failure(reader: Reader, *values: bytes) -> str:
+    """Return what goes wrong with records, empty if nothing does."""
     try:
-        reader(value)
+        reader.take(values)
     except Exception:
         return traceback.format_exc()
     return ""
 
 
-def fuzz(topic: str, seed: int, records: int, say: Callable[[str], Any] = lambda _: None) -> Failure | None:
-    """Send malformed records to the readers of a topic; return the first that fails, as small as it gets."""
+def fuzz(part: Part) -> Failure | None:
+    """Send malformed records to the readers of a topic; return the first that fail, as small as they get."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_QUIET))
-    rng = random.Random(f"{seed}/{topic}")  # noqa: S311 - a seed must give the same records
-    began = reported = time.monotonic()
-    with contextlib.closing(READERS[topic]()) as reader:
-        for number in range(records):
-            value = malformed(rng, rng.choice(reader.good))
-            text = failure(reader, value)
+    rng = random.Random(f"{part.seed}/{part.topic}/{part.number}")  # noqa: S311 - a seed must give the same records
+    made = READERS[part.topic]
+    with contextlib.closing(made()) as reader:
+        for done in range(0, part.records, made.together):
+            number = min(made.together, part.records - done)
+            values = tuple(malformed(rng, rng.choice(made.good)) for _ in range(number))
+            text = failure(reader, *values)
             if text:
-                return _smallest(topic, value, text)
-            if time.monotonic() - reported > _REPORT_S:
-                reported = time.monotonic()
-                say(f"fuzz: {topic}: {number + 1:,} records, {(number + 1) / (reported - began):,.0f} a second")
-    say(f"fuzz: {topic}: {records:,} records, nothing found, {records / (time.monotonic() - began):,.0f} a second")
+                return _smallest(part.topic, values, text)
     return None
 
 
-def _smallest(topic: str, value: bytes, text: str) -> Failure:
-    def found(one: bytes) -> str:
+def _smallest(topic: str, values: tuple[bytes, ...], text: str) -> Failure:
+    def found(*some: bytes) -> str:
         with contextlib.closing(READERS[topic]()) as reader:
-            return failure(reader, one)
+            return failure(reader, *some)
 
-    small = smaller(value, lambda one: _last(found(one)) == _last(text))
-    return Failure(topic, small, found(small) or text)
+    def fails(*some: bytes) -> bool:
+        return _last(found(*some)) == _last(text)
+
+    for value in values:
+        without = tuple(one for one in values if one is not value)
+        if len(values) > 1 and fails(*without):
+            values = without
+    for at, value in enumerate(values):
+        values = (*values[:at], smaller(value, _among(fails, values, at)), *values[at + 1 :])
+    return Failure(topic, values, found(*values) or text)
+
+
+def _among(fails: Callable[..., bool], values: tuple[bytes, ...], at: int) -> Callable[[bytes], bool]:
+    """Return what says whether the records fail with another one in this place."""
+    return lambda one: fails(*values[:at], one, *values[at + 1 :])
 
 
 def _last(text: str) -> str:
@@ -68,6 +95,6 @@ def _last(text: str) -> str:
     return text.strip().rpartition("\n")[2].partition(":")[0]
 
 
-def run(job: tuple[str, int, int]) -> Failure | None:
-    """Do what :func:`fuzz` does with a topic, a seed and a number of records, and print how far it is."""
-    return fuzz(*job, say=lambda text: print(text, flush=True))
+def run(part: Part) -> tuple[Part, Failure | None]:
+    """Do what :func:`fuzz` does, and return the part too."""
+    return part, fuzz(part)

@@ -6,12 +6,15 @@ import contextlib
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
+from tests.fuzz import run as run_module
 from tests.fuzz.found import FOUND
 from tests.fuzz.mutate import malformed, smaller
-from tests.fuzz.run import failure, fuzz
+from tests.fuzz.reader import Reader
+from tests.fuzz.run import PART, Part, failure, fuzz, parts
 from tests.fuzz.topics import READERS
 
 _RECORDS = 300
@@ -19,8 +22,8 @@ _RECORDS = 300
 
 @pytest.mark.parametrize("topic", READERS)
 def test_a_malformed_record_ends_no_reader_and_is_accounted_for(topic: str) -> None:
-    found = fuzz(topic, 1, _RECORDS)
-    assert found is None, f"{found.value!r}\n{found.text}"
+    found = fuzz(Part(topic, 1, 0, _RECORDS))
+    assert found is None, f"{found.values!r}\n{found.text}"
 
 
 @pytest.mark.parametrize("topic", READERS)
@@ -30,13 +33,37 @@ def test_a_true_record_is_read(topic: str) -> None:
             assert failure(reader, value) == ""
 
 
-@pytest.mark.parametrize(("topic", "value"), FOUND)
-def test_a_record_that_ended_a_reader_once_ends_none(topic: str, value: bytes) -> None:
+@pytest.mark.parametrize(("topic", "values"), FOUND)
+def test_a_record_that_ended_a_reader_once_ends_none(topic: str, values: tuple[bytes, ...]) -> None:
     with contextlib.closing(READERS[topic]()) as reader:
-        assert failure(reader, value) == ""
+        assert failure(reader, *values) == ""
 
 
-def test_the_command_sends_records_of_each_topic_in_a_process_of_its_own() -> None:
+def test_every_record_is_in_one_part_and_all_topics_take_turns() -> None:
+    made = list(parts(["a", "b"], 7, 2 * PART + 5))
+    assert [(one.topic, one.number, one.records) for one in made] == [
+        (topic, number, records) for number, records in ((0, PART), (1, PART), (2, 5)) for topic in ("a", "b")
+    ]
+
+
+def test_records_that_fail_together_only_are_shown_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pair(Reader):
+        good = (b"x", b"y")
+        together = 8
+
+        def __call__(self, value: bytes) -> None: ...
+
+        def take(self, values: Sequence[bytes]) -> None:
+            assert not {b"x", b"y"} <= {value[:1] for value in values}
+
+    monkeypatch.setattr(run_module, "malformed", lambda _rng, good: good + b"0")
+    monkeypatch.setitem(READERS, "pair", Pair)
+    found = fuzz(Part("pair", 1, 0, 100))
+    assert found is not None
+    assert sorted(found.values) == [b"x", b"y"]
+
+
+def test_the_command_sends_records_of_each_topic() -> None:
     command = [
         sys.executable,
         "-m",

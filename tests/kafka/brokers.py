@@ -96,9 +96,9 @@ class BrokerCluster:
                 every.setdefault(name, {})[number] = tuple(partition.replicas)
         return every
 
-    def wait_until_complete(self) -> dict[str, dict[int, tuple[int, ...]]]:
+    def wait_until_complete(self, patience_s: float = PATIENCE_S) -> dict[str, dict[int, tuple[int, ...]]]:
         """Wait until every running broker answers and has caught up; return where each partition is."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while (found := self.partitions()) is None:
             ended = [number for number, process in self._running.items() if process.poll() is not None]
             assert not ended, f"the brokers {ended} have ended, see {self.folder}"
