@@ -111,3 +111,11 @@ def test_calls_that_can_end_the_process_are_made_where_they_are_made_safe() -> N
     names = {file: {name for name, _ in names} for file, names in found.items() if names}
     expected = {"describe_consumer_groups", "delete_consumer_groups", "alter_consumer_group_offsets"}
     assert names == {"streams/kafka/consumer_groups.py": expected}
+
+
+def test_calls_that_may_never_return_are_made_where_they_have_a_limit() -> None:
+    """librdkafka's `close` of a consumer has no timeout, and one call ignores the timeout that it is given."""
+    calling = re.compile(r"(?:consumers?\b[^\n]*|probe|producer)\.(close|send_offsets_to_transaction)\b")
+    files = (ROOT / "streams").rglob("*.py")
+    users = [file for file in files if "confluent_kafka" in (text := file.read_text()) and calling.search(text)]
+    assert [str(file.relative_to(ROOT)) for file in users] == ["streams/kafka/hanging_calls.py"]

@@ -51,6 +51,13 @@ class Stall:
         """Whether work has waited without progress for the limit."""
         return self.seconds >= self.limit_s
 
+    def postpone(self) -> None:
+        """Give the clients the limit from now on, because Kafka answers nobody: they may find it when it is back."""
+        with self._lock:
+            last = self._clock() - (RECOVERY_FACTOR - 1) * self.limit_s
+            if self._since is not None and max(self._since, self._renewed_at or self._since) < last:
+                self._renewed_at = last
+
     def needs_new_clients(self, is_reachable: Callable[[], bool]) -> bool:
         """Return whether the stall has lasted so long that new clients are due now.
 

@@ -70,7 +70,7 @@ class AlertState(msgspec.Struct, omit_defaults=True):
         if self.record is None or not all(isinstance(self.record.get(name), str) for name in _TEXTS):
             raise ValueError(f"an alert that fires has a record with {', '.join(_TEXTS)}")
         # The record is written once more when the alert is resolved.
-        msgspec.convert([self.record.get(name, {}) for name in ("labels", "annotations")], list[dict[str, str]])
+        msgspec.convert([self.record.get(name) for name in ("labels", "annotations")], list[dict[str, str]])
         try:
             orjson.dumps(self.record)
         except orjson.JSONEncodeError as error:  # a number of more than 64 bits, or what is nested too deeply

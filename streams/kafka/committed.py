@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from streams.kafka.connection import Connection, make_consumer
+from streams.kafka.hanging_calls import close_consumer
 from streams.kafka.records import TopicAndPartition
 
 
@@ -39,4 +40,4 @@ class CommittedOffsets:
     def keep(self, groups: Collection[str]) -> None:
         """Disconnect from all groups but these."""
         for group in self._consumers.keys() - set(groups):
-            self._consumers.pop(group).close()
+            close_consumer(self._consumers.pop(group))

@@ -35,7 +35,7 @@ from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, report_unreachable, silent_logger
 from streams.kafka.errors import lacks_right
 from streams.kafka.followed import Followed
-from streams.kafka.hanging_calls import send_offsets
+from streams.kafka.hanging_calls import close_consumer, send_offsets
 from streams.kafka.lag import LagMonitor
 from streams.kafka.offsets import offsets_for_times
 from streams.kafka.records import Record, TopicAndPartition, take
@@ -201,7 +201,9 @@ class ExactlyOnce:
             self._producer.abort_transaction(1)
         except KafkaException as error:
             log.debug("no transaction was open", error=error.args[0].str())
-        self._consumer.close()
+        if not close_consumer(self._consumer):
+            # The loop has begun again with another consumer by the time the client calls back.
+            self._on_assigned = lambda _: None
 
     def _assign(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         # A KafkaException that the client raises inside this callback leaves consume() as a KafkaError, which is not an

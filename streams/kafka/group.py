@@ -20,6 +20,7 @@ from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, 
 from streams.kafka.consumer_groups import others_of
 from streams.kafka.followed import Followed
 from streams.kafka.handover import Handover
+from streams.kafka.hanging_calls import close_consumer
 from streams.kafka.lag import LagMonitor
 from streams.kafka.records import Record, take
 from streams.kafka.unreadable import Unreadable
@@ -61,27 +62,23 @@ class GroupReader:
         self._committed: dict[int, int] = {}
         self._revoked: set[int] = set()
         """Partitions that were revoked since the last take: somebody else may have committed more of them."""
-        self._waiting = self._working = False
+        self._waits, self._waiting, self._working = 0, False, False
         self._postponed: deque[Callable[[], None]] = deque()
         """Calls of ``on_new`` and ``on_assigned`` that wait until the destination has taken its records."""
         self._left_because, self._is_refused = "", False
         """Whether Kafka refuses to give records of the partitions that are assigned."""
         self._ahead: list[Record] = []
         """Records that arrived while the destination was waited for."""
-        self._waits = 0
         self._assigned: frozenset[int] = frozenset()
         self._group, self._monitor, self._patience_s = group, monitor, patience_s
-        self._consumer = make_consumer(
-            connection,
-            group,
-            {
-                # A batch of which the destination refuses every record takes minutes: each is written alone.
-                "max.poll.interval.ms": 900_000,
-                # After a kill -9, the partitions wait this long for their next owner.
-                "session.timeout.ms": 10_000,
-                "error_cb": report_unreachable,
-            },
-        )
+        settings = {
+            # A batch of which the destination refuses every record takes minutes: each is written alone.
+            "max.poll.interval.ms": 900_000,
+            # After a kill -9, the partitions wait this long for their next owner.
+            "session.timeout.ms": 10_000,
+            "error_cb": report_unreachable,
+        }
+        self._consumer = make_consumer(connection, group, settings)
         self._pass_over = partial(Unreadable(connection, group).pass_over, self._consumer)
         self._handover = Handover(lambda: others_of(connection, group, self._consumer.memberid()), patience_s)
         self._subscribe()
@@ -238,7 +235,9 @@ class GroupReader:
         """Leave the group and disconnect."""
         if self._monitor is not None:
             self._monitor.forget(self._group)
-        self._consumer.close()
+        if not close_consumer(self._consumer):
+            # The sink is closed, or has another reader, by the time the client calls back.
+            self._on_assigned, self._on_new = lambda _: None, None
 
     def _subscribe(self) -> None:
         self._consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke)

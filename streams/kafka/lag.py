@@ -174,9 +174,9 @@ class LagMonitor:
         return [followed.missing, *(one.stall for one in self._own(followed))]
 
     def _postpone(self, followed: Sequence[Followed]) -> None:
-        """Once Kafka is back, give the role's clients up to WEIR_STALL to find it by themselves."""
+        """Once Kafka is back, give the role's clients WEIR_STALL at least to find it by themselves."""
         for stall in (stall for one in followed for stall in self._stalls(one)):
-            stall.needs_new_clients(lambda: False)
+            stall.postpone()
 
     def _postpone_all(self, followed: Sequence[Followed]) -> None:
         self._postpone(followed)

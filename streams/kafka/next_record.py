@@ -6,6 +6,7 @@ from __future__ import annotations
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from streams.kafka.connection import Connection, make_consumer
+from streams.kafka.hanging_calls import close_consumer
 from streams.kafka.records import TopicAndPartition, is_unreadable
 
 
@@ -29,4 +30,4 @@ def has_record(connection: Connection, group: str, place: TopicAndPartition, off
             raise KafkaException(error)
         return error is None or is_unreadable(error)
     finally:
-        consumer.close()
+        close_consumer(consumer)

@@ -13,6 +13,7 @@ from enrich.runtime.process import StopServiceError
 from enrich.wire.topics import SMALL
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, NoTopicError, ReadError, make_consumer
 from streams.kafka.errors import topic_error
+from streams.kafka.hanging_calls import close_consumer
 from streams.kafka.offsets import offsets_for_times
 from streams.kafka.records import Record, records_of
 from streams.kafka.unreadable import Unreadable
@@ -55,7 +56,7 @@ def read_committed(
     except StopServiceError as error:
         raise ReadError(str(error)) from error
     finally:
-        consumer.close()
+        close_consumer(consumer)
 
 
 def _beginning(partitions: Iterable[TopicPartition]) -> list[TopicPartition]:
@@ -152,7 +153,7 @@ class TopicReader:
 
     def close(self) -> None:
         """Disconnect."""
-        self._consumer.close()
+        close_consumer(self._consumer)
 
     @staticmethod
     def _call(request: Callable[[], Any], servers: str = "") -> Any:

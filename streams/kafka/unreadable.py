@@ -19,6 +19,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer
+from streams.kafka.hanging_calls import close_consumer
 from streams.kafka.records import Record, TopicAndPartition, is_unreadable
 
 log = structlog.get_logger("kubeweir.streams")
@@ -77,7 +78,7 @@ class Unreadable:
                     end = middle
             return end
         finally:
-            probe.close()
+            close_consumer(probe)
 
     @staticmethod
     def _is_inside(probe: Consumer, topic: str, partition: int, first: int, offset: int) -> bool:

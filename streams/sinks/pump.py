@@ -121,8 +121,10 @@ class Pump:
                     self._metrics.lag.labels(self._feed.name).set(lag)
         finally:
             self._metrics.remove_sink(self._feed.name)
-            self._reader.close()
-            self._sink.close()
+            try:
+                self._reader.close()
+            finally:
+                self._sink.close()
 
     def _process(self, records: Sequence[Record]) -> Sequence[Record]:
         """Return the records that are done with; see :meth:`_write`."""

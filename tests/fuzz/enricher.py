@@ -8,6 +8,7 @@ import time
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import orjson
 from prometheus_client import CollectorRegistry
 
@@ -15,7 +16,7 @@ from enrich.render.enricher import Enricher
 from enrich.render.merged_batch import MergedBatch
 from enrich.render.peer_lookup import Lookup
 from enrich.wire.address_interval import AddressInterval
-from enrich.wire.batch import decode_batch
+from enrich.wire.batch import CUT, INGRESS, Verdict, decode_batch
 from enrich.wire.flow import decode_flow
 from enrich.wire.topics import topics
 from enrich.wire.whose import cluster_named
@@ -89,10 +90,16 @@ class Raw(Reader):
             assert not flows, "records and a dead letter"
         else:
             batch = decode_batch(value)
-            header, numbers = batch.header, batch.numbers().tolist()
-            made = [decode_flow(one) for one in flows]
-            assert [one.id for one in made] == [f"{header.ring}-{number}" for number in numbers]
-            assert {one.node_name for one in made} <= {header.node}
+            header, made = batch.header, [decode_flow(one) for one in flows]
+            denied = [decode_flow(one) for one in self._queue.of("p.flows.denied")]
+            kinds, flags = batch.verdicts["verdict"] & ~np.uint8(INGRESS), batch.verdicts["flags"]
+            is_cut = (flags & CUT != 0) & np.isin(kinds, (Verdict.DENY, Verdict.AUDIT))
+            ids = [(f"{header.ring}-{number}", cut) for number, cut in zip(batch.numbers(), is_cut, strict=True)]
+            assert [one.id for one in made] == [one for one, cut in ids if not cut]
+            # Denials that are logged come first.
+            unlogged = [one for one, cut in ids if cut]
+            assert [one.id for one in denied][len(denied) - len(unlogged) :] == unlogged
+            assert {one.node_name for one in (*made, *denied)} <= {header.node}
             ended = [orjson.loads(one) for one in self._queue.of("p.flows.ended")]
             assert len(ended) == (0 if batch.ends is None else len(batch.ends))
             assert all(one["ended"]["src_packets"] >= 0 and one["id"] is not None for one in ended)

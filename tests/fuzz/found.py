@@ -6,6 +6,14 @@ from typing import Final
 
 FOUND: Final[tuple[tuple[str, tuple[bytes, ...]], ...]] = (
     ("status", (b"[" * 5000,)),
+    # A record without labels could not be written again when its alert was resolved.
+    (
+        "alerts.state",
+        (
+            b'{"v":1,"rule":"","version":"","group":["",""],"status":"firing","record":{"id":"","rule":"",'
+            b'"fingerprint":"","status":"","timestamp":"","startsAt":""}}',
+        ),
+    ),
     # Under a key that has no fingerprint, the state of a rule that is gone ended the role alerts at each start.
     (
         "alerts.state",

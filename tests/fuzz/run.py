@@ -78,7 +78,7 @@ def _smallest(topic: str, values: tuple[bytes, ...], text: str) -> Failure:
 
     for value in values:
         without = tuple(one for one in values if one is not value)
-        if len(values) > 1 and fails(*without):
+        if without and fails(*without):
             values = without
     for at, value in enumerate(values):
         values = (*values[:at], smaller(value, _among(fails, values, at)), *values[at + 1 :])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from enrich.runtime.stall import Stall
 from enrich.runtime.waiting_time import WaitingTime
 from tests.clock import Clock
@@ -53,6 +55,30 @@ def test_nothing_is_replaced_during_an_outage_and_little_after_it() -> None:
     stall.update(waits=True, progressed=True)
     clock.now += 50
     assert stall.needs_new_clients(lambda: True), "progress has made it a new stall"
+
+
+@pytest.mark.parametrize("seconds", [0, 30, 49, 50, 51, 59, 1000])
+def test_clients_have_the_limit_after_the_last_look_at_an_outage_whenever_that_was(seconds: float) -> None:
+    clock = Clock()
+    stall = Stall(10, clock)
+    stall.update(waits=True, progressed=False)
+    for _ in range(int(seconds)):
+        clock.now += 1
+        stall.postpone()
+    left = max(10, 50 - seconds)
+    clock.now += left - 1
+    assert not stall.needs_new_clients(lambda: True)
+    clock.now += 1
+    assert stall.needs_new_clients(lambda: True)
+
+
+def test_nothing_is_postponed_if_nothing_waits() -> None:
+    clock = Clock()
+    stall = Stall(10, clock)
+    stall.postpone()
+    stall.update(waits=True, progressed=False)
+    clock.now += 50
+    assert stall.needs_new_clients(lambda: True)
 
 
 def test_the_oldest_item_waits_since_the_look_that_saw_it_first() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import orjson
+import structlog.testing
 from hypothesis import given
 
 from streams.alerts.counting import RecordCounter
@@ -61,7 +62,8 @@ def test_deltas_that_were_altered_are_counted_or_refused_and_the_next_ones_count
 def stored_states() -> list[tuple[bytes, bytes]]:
     """The states of groups that the engine writes when each rule's group fires or is known."""
     transactions = Transactions(orjson.dumps(DELTAS))
-    engine_loop([], []).step(transactions)
+    with structlog.testing.capture_logs():  # this runs at import, also in each process of `make hunt`
+        engine_loop([], []).step(transactions)
     written = [write for commit in transactions.commits for write in commit if write.topic == "state"]
     return [(one.key or b"", one.value or b"") for one in written if not (one.key or b"").startswith(b"learn/")]
 
