@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -9,6 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests import waiting
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "deploy/local"
@@ -46,6 +49,40 @@ def test_setup_refuses_to_run_without_root() -> None:
     done = run("unshare", "--user", LOCAL / "setup")
     assert done.returncode == 3
     assert "must run as root" in done.stderr
+
+
+_SILENT_GO = """#!/bin/sh
+case $1 in
+  env) echo go1.24.0 ;;
+  *) echo "go: downloading k8s.io/kubernetes" >&2; echo $$ >>"$GO_STARTED"; exec sleep 1000 ;;
+esac
+"""
+"""A module proxy that does not answer: Go says once what it downloads, and waits."""
+
+
+def test_a_build_that_says_nothing_any_more_is_ended(tmp_path: Path) -> None:
+    """All of it is ended, nothing is left in the cache, and the message says what was waited for."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/go").write_text(_SILENT_GO)
+    (tmp_path / "bin/go").chmod(0o755)
+    done = run(
+        "env", f"PATH={tmp_path / 'bin'}:{os.environ['PATH']}", f"GO_STARTED={tmp_path / 'started'}",
+        f"KUBEWEIR_CACHE={tmp_path / 'cache'}", "KUBEWEIR_BUILD_SILENCE=1", LOCAL / "binaries", "apiserver",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "building etcd 3.7.3: ended, because it had printed nothing for 1 s" in done.stderr
+    assert "go: downloading k8s.io/kubernetes" in done.stderr
+    (started,) = (tmp_path / "started").read_text().split()
+    waiting.until(lambda: not _command_of(started))
+    assert not list((tmp_path / "cache").glob("build.*"))
+
+
+def _command_of(pid: str) -> bytes:
+    """Return the command line of a process, empty if it has ended."""
+    try:
+        return Path("/proc", pid, "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 @pytest.mark.kafka
