@@ -16,7 +16,8 @@ from enrich.runtime.process import Exit, configure_logs
 from probe.kernel.attach import Mode
 from probe.kernel.program import LoadError
 from tests.attack import classes
-from tests.attack.loading import load_all
+from tests.attack.elsewhere import compile_for
+from tests.attack.loading import SMALLER, load_all
 from tests.attack.runner import run
 from tests.kernel.rig import SIZES, WITH_ENDS
 
@@ -33,11 +34,31 @@ _TOOLS = ("ip", "nsenter", "nft", "sysctl")
 @click.option("--only", metavar="GLOB", default="*", help="Run only classes whose name matches.")
 @click.option("--short", is_flag=True, help="One round of each class, attached as the probe does by default.")
 @click.option("--ends", is_flag=True, help="Attack the programs of WEIR_ENDS=1.")
+@click.option("--small", is_flag=True, help="Use smaller tables, which attacks by numbers fill sooner.")
 @click.option(
     "--load", "only_load", is_flag=True, help="Attack nothing: load all programs, with and without WEIR_ENDS=1."
 )
+@click.option(
+    "--compile-for",
+    "release",
+    metavar="RELEASE",
+    help="Attack nothing: compile the programs for another kernel (uname -r) and --cpus processors.",
+)
+@click.option("--cpus", type=click.IntRange(1), default=4, show_default=True, help="For --compile-for.")
 @click.option("--list", "names", is_flag=True, help="List the names of the classes.")
-def main(rounds: int, mode: str | None, only: str, *, short: bool, ends: bool, only_load: bool, names: bool) -> None:
+def main(
+    rounds: int,
+    mode: str | None,
+    only: str,
+    release: str | None,
+    cpus: int,
+    *,
+    short: bool,
+    ends: bool,
+    small: bool,
+    only_load: bool,
+    names: bool,
+) -> None:
     """Attack the real programs at real veth pairs, on the kernel of this machine, in network namespaces of their own.
 
     Prints a line for each class: what was tried, how often, how many got through, how many packets that policy allows
@@ -58,12 +79,16 @@ def main(rounds: int, mode: str | None, only: str, *, short: bool, ends: bool, o
     if not any(line.split()[2] == "bpf" for line in Path("/proc/mounts").read_text().splitlines()):
         _end("needs a BPF file system: mount -t bpf bpf /sys/fs/bpf", Exit.UNABLE)
     configure_logs("error", "auto")
+    sizes = {**(WITH_ENDS if ends else SIZES), **(SMALLER if small else {})}
+    if release:
+        compile_for(release, cpus, sizes, click.echo)
+        return
     if only_load:
         sys.exit(Exit.OK if load_all(click.echo) else Exit.UNEXPECTED)
     modes = cast("list[Mode]", [mode] if mode else ["tcx", "clsact"])
     rounds, most = (1, 1) if short else (rounds, 2)
     try:
-        passed = run(chosen, modes, rounds, click.echo, most=most, sizes=WITH_ENDS if ends else SIZES)
+        passed = run(chosen, modes, rounds, click.echo, most=most, sizes=sizes)
     except LoadError as error:
         _end(str(error), Exit.UNABLE)
     sys.exit(Exit.OK if passed else Exit.UNEXPECTED)

@@ -15,12 +15,12 @@ from tests.attack.pace import check_kept
 from tests.attack.tally import Tally, attack
 from tests.kernel.ear import new_mark
 from tests.kernel.frames import udp
-from tests.kernel.rig import FAMILIES, SIZES, both
+from tests.kernel.rig import FAMILIES, both
 
 _NOWHERE = {4: "10.244.9.9", 6: "fd44::999"}
 _WAITING = 40
 """Answers that the victim waits for in each family. They take more places than are reserved for it."""
-_PORTS = range(1000, 32_000)
+_FIRST_PORT, _LAST_PORT = 1000, 32_000
 """Of the pod that waits, these are open to all. Sockets that wait for answers have higher ones."""
 _FRAGMENTED = 20
 _UNANSWERED_S = 30.0
@@ -78,7 +78,7 @@ def _flood(sender: Space, family: int, to: str, ports: Sequence[int]) -> None:
 def _waiting(ground: Ground) -> tuple[Space, Space]:
     rig = ground.rig
     client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
-    ports = [{"port": _PORTS.start, "endPort": _PORTS.stop, "protocol": "UDP"}]
+    ports = [{"port": _FIRST_PORT, "endPort": _LAST_PORT, "protocol": "UDP"}]
     rig.policy("a/client", **_CLIENT, ingress=[{"ports": ports}])
     return client, server
 
@@ -92,13 +92,15 @@ def connections(ground: Ground) -> Iterator[Tally]:
     rig.apply()
     limit = rig.maps.config(Config.POD_CONNECTIONS)
     ground.after(rig.maps.configure, Config.POD_CONNECTIONS, limit)
-    rig.maps.configure(Config.POD_CONNECTIONS, SIZES["CONNECTIONS"])
+    places = rig.sizes["CONNECTIONS"]
+    rig.maps.configure(Config.POD_CONNECTIONS, places)
+    # A flow to another pod makes two entries, so to all three targets these are twice as many as the table holds.
+    flooded = range(_FIRST_PORT, _FIRST_PORT + places * 31 // 64)
     for _, family in itertools.product(range(ground.rounds), FAMILIES):
         to = (_NOWHERE[family], server.address(family), client.address(family))
         asking = _Asking(ground, client, server)
-        # A flow to another pod makes two entries, so these are twice as many as the table holds.
         for target in to:
-            _flood(evil, family, target, _PORTS)
+            _flood(evil, family, target, flooded)
         lost = asking.lost()
         asking.close()
         yield Tally(len(to), lost, 2 * _WAITING, lost)
@@ -111,9 +113,10 @@ def connections_from_outside(ground: Ground) -> Iterator[Tally]:
     client, server = _waiting(ground)
     world = ground.world()
     rig.apply()
+    flows = rig.sizes["CONNECTIONS"] // 6
     for _, family in itertools.product(range(ground.rounds), FAMILIES):
         asking = _Asking(ground, client, server)
-        _flood(world, family, client.address(family), range(1000, 12_000))
+        _flood(world, family, client.address(family), range(_FIRST_PORT, _FIRST_PORT + flows))
         lost = asking.lost()
         asking.close()
         yield Tally(1, lost, 2 * _WAITING, lost)
@@ -134,7 +137,7 @@ def fragment_flood(ground: Ground) -> Iterator[Tally]:
         for number in numbers:
             wire.send(fragment(family, ends, 17, udp(1000, data=bytes(24))[:16], 0, number, more=True))
         false = evil.address(family), receiver.address(family)
-        for number in range(2 * SIZES["FRAGMENTS"]):
+        for number in range(2 * rig.sizes["FRAGMENTS"]):
             noise.send(fragment(family, false, 17, udp(9, data=bytes(8)), 0, number & 0xFFFF, more=True))
         later = []
         for number in numbers:
@@ -157,11 +160,11 @@ def denied_flows(ground: Ground) -> Iterator[Tally]:
     rig.apply()
     flows = rig.maps.config(Config.POD_DENIED_FLOWS)
     ground.after(rig.maps.configure, Config.POD_DENIED_FLOWS, flows)
-    rig.maps.configure(Config.POD_DENIED_FLOWS, SIZES["DENIED_FLOWS"])
-    reserved = SIZES["DENIED_FLOWS"] // 2 // SIZES["ENDPOINTS"] // 2
+    rig.maps.configure(Config.POD_DENIED_FLOWS, rig.sizes["DENIED_FLOWS"])
+    reserved = rig.sizes["DENIED_FLOWS"] // 2 // rig.sizes["ENDPOINTS"] // 2
     for _, family in itertools.product(range(ground.rounds), FAMILIES):
         rig.seen()
-        _flood(evil, family, server.address(family), range(1000, 1000 + 2 * SIZES["DENIED_FLOWS"]))
+        _flood(evil, family, server.address(family), range(1000, 1000 + 2 * rig.sizes["DENIED_FLOWS"]))
         _flood(client, family, server.address(family), range(1000, 1000 + reserved))
         rig.windows.rotate()
         denied = [row for row in rig.seen() if row.verdict == "deny"]
