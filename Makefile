@@ -1,6 +1,6 @@
 # Each target has its help text behind `##`; `make` without a target lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image cluster cluster-down e2e test attack kernels test-cluster lint unit first-packets hunt chaos custody applied bench conformance bench-policy bench-watch bench-history docs clean
+.PHONY: help setup demo image cluster cluster-down e2e test attack kernels test-cluster lint unit first-packets hunt chaos custody applied bench conformance bench-policy bench-watch bench-history pictures docs clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -83,6 +83,11 @@ conformance: setup ## run the policy cases with real packets; DIR=folder FAMILY=
 
 bench-policy: setup ## measure policy from the index to the kernel's maps, at 100, 1,000 and 10,000 pods
 	@$(PY) -m tests.bench_policy
+
+pictures: setup ## take pictures of the page in Chromium, light and dark, wide and narrow, into build/pictures
+	@mkdir -p build/pictures
+	@KUBEWEIR_PICTURES=$(CURDIR)/build/pictures $(PY) -m pytest -q tests/kafka/test_page.py -k screens
+	@ls $(CURDIR)/build/pictures/*.png
 
 docs: ## generate the pages and files that come from the code: docs/settings.md, metrics.md, kafka-acls.md, deploy/kafka
 	@$(PY) -m tests.docs.generate

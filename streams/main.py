@@ -28,7 +28,11 @@ from streams.roles.supervisor import SUPERVISED, supervise
 from streams.settings import Settings
 
 ROLES: Final = ("enrich", "stdout", "file", "routes", "alerts", "journal")
-"""All roles, in the order of their metrics ports."""
+"""The roles that take records further, in the order of their metrics ports."""
+_PAGE: Final = len(ROLES)
+"""How far the port of the page of all roles is from that of the role enrich."""
+_PORTS: Final = {role: number for number, role in enumerate(ROLES)} | {"web": _PAGE + 1}
+"""All roles, each with how far its metrics port is from that of the role enrich."""
 _PR_SET_PDEATHSIG: Final = 1
 
 _EXIT_CODES: Final = """\
@@ -47,7 +51,7 @@ Exit codes:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=f"\b\nSettings, from the environment:\n{describe(Settings)}\n\n{_EXIT_CODES}",
 )
-@click.argument("roles", nargs=-1, type=click.Choice(ROLES), metavar="[ROLE]...")
+@click.argument("roles", nargs=-1, type=click.Choice(tuple(_PORTS)), metavar="[ROLE]...")
 @click.option("--alone", is_flag=True, help="Run one ROLE in this process, unsupervised: another service restarts it.")
 @click.version_option(version_text(), prog_name="weir-streams")
 def command(roles: Sequence[str], alone: bool) -> None:
@@ -61,6 +65,7 @@ def command(roles: Sequence[str], alone: bool) -> None:
       routes  run the outputs of WEIR_ROUTES that are not Kafka topics
       alerts  evaluate the alert rules and notify their outputs
       journal keep each version of policies, and of what names, on a topic
+      web     serve a page that shows verdicts as they arrive, on WEIR_WEB
 
     Without ROLE it runs enrich, the sinks in WEIR_SINKS, routes if WEIR_ROUTES is set, alerts unless WEIR_ALERTS is -,
     and journal unless WEIR_JOURNAL_DAYS is 0. Each role is a process of its own. A role that ends unexpectedly is
@@ -88,8 +93,8 @@ def _supervise(roles: Sequence[str], settings: Settings, stop: threading.Event) 
     with contextlib.ExitStack() as stack:
         stack.enter_context(CredentialWatch(settings, renewed.set).running())
         if port.isdigit() and int(port):  # else the roles take any free ports
-            ports = {role: int(port) + ROLES.index(role) for role in roles}
-            page = f"{host}:{int(port) + len(ROLES)}"
+            ports = {role: int(port) + _PORTS[role] for role in roles}
+            page = f"{host}:{int(port) + _PAGE}"
             stack.enter_context(role_page(page, ports, metrics_guard(settings)))
         return supervise(roles, stop, renewed)
 
@@ -135,7 +140,7 @@ def default_roles(settings: Settings) -> list[str]:
 
 
 def _check(roles: Sequence[str], settings: Settings, *, alone: bool) -> None:
-    unknown = [role for role in roles if role not in ROLES]
+    unknown = [role for role in roles if role not in _PORTS]
     if unknown:
         raise StopServiceError(f"WEIR_SINKS: there is no sink {unknown[0]!r}; use stdout or file", Exit.USAGE)
     if "journal" in roles and not settings.journal_days:
@@ -153,7 +158,7 @@ def run_role(role: str, settings: Settings, stop: threading.Event) -> int:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     host, _, port = settings.metrics.rpartition(":")
     if port.isdigit() and int(port):
-        settings = replace(settings, metrics=f"{host}:{int(port) + ROLES.index(role)}")
+        settings = replace(settings, metrics=f"{host}:{int(port) + _PORTS[role]}")
     _check_connection(settings)
     end_on_dead_threads(stop.set)
     with ending_surely(stop, settings.stop_timeout):
@@ -180,6 +185,10 @@ def _run_role(role: str, settings: Settings, stop: threading.Event) -> int:
         from streams.roles.journal import run_journal  # noqa: PLC0415 - as above
 
         return run_journal(settings, stop)
+    if role == "web":
+        from streams.web.role import run_web  # noqa: PLC0415 - as above
+
+        return run_web(settings, stop)
     from streams.roles.sinks import run_routes, run_sink  # noqa: PLC0415 - as above
 
     return run_routes(settings, stop) if role == "routes" else run_sink(role, settings, stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 from enrich.history.profile import LEFT_OUT
@@ -84,8 +85,21 @@ class Settings(MetricsSettings):
     start. A role that has not ended 3 s after that is ended, with exit code 1."""
     metrics: str = setting("WEIR_METRICS", "127.0.0.1:9702")
     """host:port of /metrics, /healthz and /readyz of the role enrich. The roles stdout, file, routes, alerts and
-    journal use the next five ports, in this order, and /readyz of all that run together is on the one after them. Port
-    0: any free port, and no common page."""
+    journal use the next five ports, in this order, /readyz of all that run together is on the one after them, and the
+    role web uses the seventh. Port 0: any free port, and no common page."""
+    web: str = setting("WEIR_WEB", "127.0.0.1:9700")
+    """host:port of the page that the role web serves. With WEIR_WEB_AUTH=none it must be a loopback address."""
+    web_auth: Literal["none", "kubernetes"] = setting("WEIR_WEB_AUTH", "none")
+    """Who sees what on the page: none (everybody who reaches it sees everything; loopback addresses only), or
+    kubernetes (bearers of a token see the records of the namespaces in which RBAC gives them the verb get on
+    flows.kubeweir.io)."""
+    web_hosts: tuple[str, ...] = setting("WEIR_WEB_HOSTS", ())
+    """Names under which browsers may reach the page, comma-separated, beside localhost, 127.0.0.1 and ::1. Requests
+    for other names are refused, so that a foreign page cannot read this one by DNS rebinding."""
+    web_certificate: Path | None = setting("WEIR_WEB_CERTIFICATE", None)
+    """PEM file of the certificate of the page, which then speaks TLS only. Needed beyond loopback addresses."""
+    web_key: Path | None = setting("WEIR_WEB_KEY", None)
+    """PEM file of that certificate's key."""
     pairs: bool = setting("WEIR_PAIRS", default=False)
     """1: the role enrich counts the pairs of each hour, for questions about the past (docs/history.md). 0: it does
     not."""
@@ -105,6 +119,11 @@ class Settings(MetricsSettings):
     """debug, info, warning or error."""
     log_format: str = setting("WEIR_LOG_FORMAT", "auto")
     """json, console, or auto: console if stderr is a terminal, json otherwise."""
+
+    def certificates(self) -> dict[str, Path]:
+        """Return the PEM files of certificates, each by what it is for."""
+        own = {} if self.web_certificate is None else {"web": self.web_certificate}
+        return MetricsSettings.certificates(self) | own
 
     def group(self, name: str) -> str:
         """Return the name of a consumer group, which other clusters with the same topics do not share.

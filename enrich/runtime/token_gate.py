@@ -36,14 +36,16 @@ _MAX_ASKED: Final = 18
 _THREADS: Final = 2
 
 Review = Callable[[str, str], int]
-"""Takes a token and a path, and returns one of the statuses above. It may take seconds."""
+"""Takes a token and what its bearer wants to read (a path of the metrics port, or a namespace), and returns one of the
+statuses above. It may take seconds."""
 
 
 class TokenGate:
-    """Knows which tokens are allowed. One thread calls :meth:`look`."""
+    """Knows which tokens are allowed. Any thread may call :meth:`look`."""
 
-    def __init__(self, review: Review, clock: Callable[[], float] = time.monotonic) -> None:
-        self._review, self._clock = review, clock
+    def __init__(self, review: Review, clock: Callable[[], float] = time.monotonic, max_kept: int = _MAX_KEPT) -> None:
+        """``max_kept``: how many answers of each sort are kept."""
+        self._review, self._clock, self._max_kept = review, clock, max_kept
         self._lock = threading.Lock()
         self._known: dict[int, OrderedDict[bytes, float]] = {status: OrderedDict() for status in _KEPT_S}
         """Until when each answer holds, by status and question. Those that allowed are kept beyond that."""
@@ -93,5 +95,5 @@ class TokenGate:
                 kept = self._known[status]
                 kept.pop(key, None)
                 kept[key] = self._clock() + _KEPT_S[status]
-                while len(kept) > _MAX_KEPT:
+                while len(kept) > self._max_kept:
                     kept.popitem(last=False)

@@ -157,9 +157,9 @@ def _matching(value: bytes, choice: Choice) -> Shown | None:
         return None
 
 
-def last_matching(reader: Reader, choice: Choice, count: int) -> list[Shown]:
+def last_matching(reader: Reader, choice: Choice, count: int, most: int | None = None) -> list[Shown]:
     """Return the last ``count`` flows that fit, oldest first. Few may fit, so this looks eight times further back until
-    it has found so many, or has read the whole topic."""
+    it has found so many, or has read the whole topic; or ``most`` records of each partition, if that is given."""
     bounds = reader.bounds()
     ends = {partition: end for partition, (_, end) in bounds.items()}
     span = count
@@ -167,9 +167,10 @@ def last_matching(reader: Reader, choice: Choice, count: int) -> list[Shown]:
         start = {partition: max(first, end - span) for partition, (first, end) in bounds.items()}
         selection = Selection(choice)
         found = [shown for record in read_range(reader, start, ends) if (shown := selection.pick(record.value))]
-        if len(found) >= count or all(start[partition] == first for partition, (first, _) in bounds.items()):
+        is_whole = all(start[partition] == first for partition, (first, _) in bounds.items())
+        if len(found) >= count or is_whole or (most is not None and span >= most):
             return _last(found, count)
-        span *= 8
+        span = span * 8 if most is None else min(span * 8, most)
 
 
 def last_of_all(readers: Sequence[Reader], choice: Choice, count: int) -> list[Shown]:

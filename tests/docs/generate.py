@@ -217,6 +217,12 @@ def _sinks() -> Iterator[Family]:
     yield from _of_registry(registry)
 
 
+def _web() -> Iterator[Family]:
+    registry = CollectorRegistry()
+    WebMetrics(registry)
+    yield from _of_registry(registry)
+
+
 def _of_registry(registry: CollectorRegistry) -> Iterator[Family]:
     for collector in registry._collector_to_names:
         yield from _of(collector)

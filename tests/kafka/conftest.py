@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from tests.kafka.batches import write_manifests
 from tests.kafka.broker import run_broker
+from tests.kafka.browsing import run_browser
 from tests.kafka.elasticsearch import Elasticsearch, run_elasticsearch
 from tests.kafka.guarded import GuardedBroker, run_guarded_broker
 from tests.kafka.hook import Hook
@@ -49,3 +51,9 @@ def hook() -> Iterator[Hook]:
     made = Hook()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests."""
+    yield from run_browser()

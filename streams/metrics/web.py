@@ -1,0 +1,26 @@
+"""The metrics of the role web (:mod:`streams.web`)."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+class WebMetrics:
+    """What the page counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.views = Gauge("kubeweir_web_live_views", "Live views that are open", registry=registry)
+        self.cut = Counter(
+            "kubeweir_web_cut_views",
+            "Live views that were cut, because their browser took records slower than they came",
+            registry=registry,
+        )
+        self.refused = Counter(
+            "kubeweir_web_refused_requests",
+            "Requests of the page that were not answered, by HTTP status: 400 a filter that cannot be read, 401 no "
+            "valid token, 404 no such record, 503 Kafka or the API server do not answer, or too many questions",
+            ("status",),
+            registry=registry,
+        )
+        for status in ("400", "401", "404", "503"):
+            self.refused.labels(status)

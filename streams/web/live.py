@@ -1,0 +1,162 @@
+"""Follows the topic of flows for all live views at once, and says when Kafka does not answer.
+
+One thread reads, and hands each record to every view. It reads while somebody looks. If Kafka does not answer, the
+client connects again by itself: the views are told since when they see nothing new, and that it is over.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import orjson
+import structlog
+
+from enrich.wire.flow import decode_flow
+from streams.kafka.connection import ReadError
+from streams.kafka.ranges import Reader
+from streams.web.watcher import Watcher, event
+
+log = structlog.get_logger("kubeweir.streams")
+
+SEND_S: Final = 0.25
+_RECORDS_PER_READ: Final = 1000
+_WAIT_S: Final = 0.1
+_QUIET_S: Final = 3.0
+"""After so long without a record, Kafka is asked whether it is there."""
+_RETRY_S: Final = 1.0
+_IDLE_S: Final = 30.0
+"""How long the topic is followed on when nobody looks any more: a page that is loaded again needs it at once."""
+
+
+class LiveFeed:
+    """The thread, and the views."""
+
+    def __init__(self, open_reader: Callable[[], Reader], close_reader: Callable[[Reader], None]) -> None:
+        self._open, self._close = open_reader, close_reader
+        self._lock = threading.Lock()
+        self._watchers: dict[Watcher, Callable[[bytes], bool]] = {}
+        self._stop, self._wanted = threading.Event(), threading.Event()
+        self._reader: Reader | None = None
+        self._away_since: float | None = None
+        self._why = ""
+        self._heard_at = self._looked_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="web-live", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread."""
+        self._stop.set()
+        self._wanted.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def join(self, watcher: Watcher, put: Callable[[bytes], bool]) -> None:
+        """Let a view have what arrives from now on. It is told the state of Kafka at once, by ``put``."""
+        with self._lock:
+            self._watchers[watcher] = put
+            put(self._state())
+        self._wanted.set()
+
+    def leave(self, watcher: Watcher) -> None:
+        """Forget a view."""
+        with self._lock:
+            self._watchers.pop(watcher, None)
+
+    @property
+    def count(self) -> int:
+        """How many views there are."""
+        return len(self._watchers)
+
+    def problem(self) -> str | None:
+        """Return since when Kafka does not answer, or None."""
+        since = self._away_since
+        return None if since is None else f"Kafka does not answer since {time.time() - since:.0f} s: {self._why}"
+
+    def _state(self) -> bytes:
+        return event("kafka", orjson.dumps({"away_since": self._away_since, "why": self._why}))
+
+    def _run(self) -> None:
+        sent_at = time.monotonic()
+        while not self._stop.is_set():
+            if not self._watchers and not self._is_lately_used():
+                self._shut()
+                self._wanted.wait(1.0)
+                self._wanted.clear()
+                continue
+            try:
+                self._read()
+            except ReadError as error:
+                self._report(str(error))
+                self._stop.wait(_RETRY_S)
+            if time.monotonic() - sent_at >= SEND_S:
+                sent_at = time.monotonic()
+                self._send()
+        self._shut()
+
+    def _is_lately_used(self) -> bool:
+        if self._watchers:
+            return True
+        return self._reader is not None and time.monotonic() - self._looked_at < _IDLE_S
+
+    def _read(self) -> None:
+        """Read what there is. Raises ReadError."""
+        if self._reader is None:
+            self._reader = self._open()
+            self._reader.start({partition: end for partition, (_, end) in self._reader.bounds().items()})
+            self._report("")
+        records = self._reader.take(_RECORDS_PER_READ, _WAIT_S)
+        now = time.monotonic()
+        if records:
+            self._heard_at = now
+            self._report("")
+        elif now - self._heard_at > _QUIET_S:
+            self._reader.bounds()
+            self._heard_at = now
+            self._report("")
+        for record in records:
+            self._offer(record.value)
+
+    def _offer(self, value: bytes) -> None:
+        watchers = [one for one in tuple(self._watchers) if one.may_match(value)]
+        if not watchers:
+            return
+        try:
+            flow = decode_flow(value)
+        except ValueError:
+            return  # anybody who may write to the topic can put anything there
+        for watcher in watchers:
+            watcher.offer(flow, value)
+
+    def _send(self) -> None:
+        if self._watchers:
+            self._looked_at = time.monotonic()
+        at = time.time()
+        for watcher in tuple(self._watchers):
+            if not watcher.send(at):
+                self.leave(watcher)
+
+    def _report(self, why: str) -> None:
+        """Tell the views that Kafka answers, or why it does not."""
+        is_away, was_away = bool(why), self._away_since is not None
+        if is_away == was_away:
+            return
+        with self._lock:
+            self._away_since, self._why = (time.time(), why) if is_away else (None, "")
+            state = self._state()
+            for put in self._watchers.values():
+                put(state)
+        if is_away:
+            log.warning("the page cannot read new records; retrying", error=why)
+        else:
+            log.info("the page reads new records again")
+
+    def _shut(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            self._close(reader)

@@ -1,0 +1,61 @@
+"""What waits to be sent to one browser: bounded, filled by the thread that follows Kafka, emptied by the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+MAX_WAITING: Final = 40
+"""Messages that wait, at most: those of ten seconds."""
+
+
+class Outbox:
+    """Messages for one browser. A browser that takes them slower than they come is cut, because a view that is minutes
+    behind looks like one that is not."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, max_waiting: int = MAX_WAITING) -> None:
+        self._loop, self._max_waiting = loop, max_waiting
+        self._waiting: deque[bytes] = deque()
+        self._wake = asyncio.Event()
+        self._ended = ""
+
+    def put(self, message: bytes) -> bool:
+        """Add a message, from any thread. Return False if the browser is cut, now or before."""
+        if self._ended:
+            return False
+        if len(self._waiting) >= self._max_waiting:
+            self.end("slow")
+            return False
+        self._waiting.append(message)
+        self._wake_up()
+        return True
+
+    def end(self, why: str) -> None:
+        """Let the stream end, from any thread, with a word for the browser: slow, or stopping."""
+        self._ended = self._ended or why
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def take(self, timeout_s: float) -> bytes | None:
+        """Return the next message, an empty one if none has come in time, None at the end."""
+        if not self._waiting and not self._ended:
+            self._wake.clear()
+            if not self._waiting and not self._ended:
+                try:
+                    await asyncio.wait_for(self._wake.wait(), timeout_s)
+                except TimeoutError:
+                    return b""
+        if self._ended == "slow":
+            return None
+        if self._waiting:
+            return self._waiting.popleft()
+        return None if self._ended else b""
+
+    @property
+    def ended(self) -> str:
+        """Why the stream ends; empty while it goes on."""
+        return self._ended

@@ -1,0 +1,142 @@
+"""What the page asks of the past: records of a window, and why a verdict was what it was.
+
+These are the questions of `weir observe` and `weir explain`, by their own functions. Each runs on a thread of its own,
+and ends with an error after 20 s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from enrich.history.stand_ins import EVERYWHERE
+from enrich.wire.flow import Flow
+from streams.observing.choice import Choice
+from streams.cli.explain_past import find_record, intervals_of, nanoseconds, of_record
+from streams.observing.filters import Filters
+from streams.observing.observe import last_matching, parse_since, since_matching, unix_ms
+from streams.cli.past import load_past
+from streams.cli.past_answers import past_lines
+from streams.kafka.connection import Connection, NoTopicError, ReadError
+from streams.kafka.reading import TopicReader
+from streams.settings import Settings
+from streams.web.query import Query
+from streams.web.viewers import Viewer, sees, sees_both
+
+LAST: Final = 200
+"""Records that a view begins with."""
+MOST: Final = 2000
+"""Records of a window that are shown."""
+LOOKED_AT: Final = 20_000
+"""How many of the last records of each partition are looked at for a view that begins."""
+TIMEOUT_S: Final = 20.0
+_ASK_S: Final = 5.0
+_ASK_AGAIN_S: Final = 0.02
+T = TypeVar("T")
+
+
+class UndecidedError(Exception):
+    """It could not be found out whether the viewer may see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Records of the past, oldest first."""
+
+    flows: list[Flow]
+    is_whole: bool
+    """Whether no more records fit."""
+
+
+class _VisibleChoice(Choice):
+    """Shows what fits and what its viewer may see, for a limited time."""
+
+    def __init__(self, choice: Choice, viewer: Viewer, deadline: float) -> None:
+        super().__init__(Filters())
+        self.required = choice.required
+        self._choice, self._viewer, self._deadline = choice, viewer, deadline
+
+    def may_match(self, value: bytes) -> bool:
+        """Return False for a record that surely does not fit. Raises ReadError when the time is over."""
+        if time.monotonic() > self._deadline:
+            raise ReadError(f"this takes longer than {TIMEOUT_S:.0f} s: choose a shorter time, or weir observe")
+        return self._choice.may_match(value)
+
+    def match(self, flow: Flow, value: bytes) -> bool:
+        """Return whether a record fits, and the viewer may see it. Raises UndecidedError."""
+        return self._choice.match(flow, value) and decided(lambda: sees(self._viewer, flow))
+
+
+def decided(ask: Callable[[], bool | None]) -> bool:
+    """Return the answer to a question about rights. Raises UndecidedError if there is none in time."""
+    deadline = time.monotonic() + _ASK_S
+    while (answer := ask()) is None:
+        if time.monotonic() > deadline:
+            raise UndecidedError("the API server cannot be asked what you may see: try again")
+        time.sleep(_ASK_AGAIN_S)
+    return answer
+
+
+class PastQuestions:
+    """Asks Kafka about the past."""
+
+    def __init__(self, settings: Settings, connection: Callable[[], Connection]) -> None:
+        self._settings, self._connection = settings, connection
+
+    def flows(self, query: Query, viewer: Viewer) -> Shown:
+        """Return the records of a view's window, or the last ones. Raises ReadError, UndecidedError."""
+        choice = _VisibleChoice(query.choice, viewer, time.monotonic() + TIMEOUT_S)
+        topics = self._settings.topics
+        with self._readers(topics.flows.name, topics.denied.name) as readers:
+            if query.window is None:
+                # Denies are in both topics, and only looked for in their own if they are no longer among all flows.
+                found = last_matching(readers[0], choice, LAST, LOOKED_AT)
+                return Shown([one.flow for one in found], is_whole=False)
+            ends = [{at: end for at, (_, end) in reader.bounds().items()} for reader in readers]
+            shown = list(islice(since_matching(readers, ends, choice, query.window), MOST + 1))
+            return Shown([one.flow for one in shown[:MOST]], is_whole=len(shown) <= MOST)
+
+    @contextlib.contextmanager
+    def _readers(self, *topics: str) -> Iterator[list[TopicReader]]:
+        readers: list[TopicReader] = []
+        try:
+            for topic in topics:
+                try:
+                    readers.append(TopicReader(self._connection(), topic))
+                except NoTopicError:
+                    if not readers:
+                        raise
+            yield readers
+        finally:
+            for reader in readers:
+                reader.close()
+
+    def explanation(self, record_id: str, timestamp: str, viewer: Viewer) -> dict[str, Any]:
+        """Return a record and why it was decided so, by the policies of its time. Raises ReadError, UndecidedError,
+        LookupError, ValueError."""
+        since = parse_since(timestamp, datetime.now(UTC)) - timedelta(seconds=1)
+        topics, connection = self._settings.topics, self._connection()
+        names = (topics.flows.name, topics.denied.name)
+        flow = find_record(connection, names, record_id, unix_ms(since), lambda _: None)
+        if flow is None or not decided(lambda: sees(viewer, flow)):
+            raise LookupError("there is no such record any more")
+        answer: dict[str, Any] = {"flow": msgspec.to_builtins(flow), "lines": [], "why": ""}
+        if not decided(lambda: sees_both(viewer, flow)):
+            answer["why"] = "An explanation names policies of both ends, and you may see one of them only."
+            return answer
+        try:
+            past = load_past(connection, topics, flow.cluster, nanoseconds(flow.timestamp), EVERYWHERE)
+            found = of_record(past, intervals_of(connection, topics.endpoints.name, past.timeline.cluster), flow)
+        except ReadError as error:
+            answer["why"] = f"What policies said then is not known: {error}"
+            return answer
+        answer["lines"] = [[depth, style, text] for depth, style, text in past_lines(found)]
+        answer["then"] = found.then.verdict
+        return answer

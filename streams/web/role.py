@@ -1,0 +1,163 @@
+"""The role `web`: it checks its settings, follows Kafka, and serves the page until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+import structlog
+import uvicorn
+
+from enrich.diagnosis.rights import Needs
+from enrich.runtime.process import Exit, StopServiceError
+from enrich.runtime.settings import SettingsError
+from enrich.runtime.token_gate import TokenGate
+from enrich.sources.token_review import flows_reviewer
+from streams.kafka.reading import TopicReader, reader_group
+from streams.metrics.web import WebMetrics
+from streams.roles.running_role import RunningRole, run_role
+from streams.settings import Settings
+from streams.web.app import STATIC, Page
+from streams.web.guard import PageGuard, allowed_names
+from streams.web.live import LiveFeed
+from streams.web.past import PastQuestions
+
+log = structlog.get_logger("kubeweir.streams")
+
+LIBRARIES: Final = STATIC / "vendor"
+_MAX_CONNECTIONS: Final = 256
+_UNSENT_MS: Final = 20_000
+"""After so long the kernel gives up a connection whose browser takes nothing."""
+_MAX_REQUEST: Final = 32 << 10
+_KEPT_ANSWERS: Final = 8192
+_STOP_S: Final = 2
+
+
+def run_web(settings: Settings, stop: threading.Event) -> int:
+    """Run until ``stop``; return the exit code. Raises StopServiceError, SettingsError."""
+    check_web(settings)
+    return run_role("web", settings, stop, (), _work)
+
+
+def check_web(settings: Settings) -> tuple[str, int]:
+    """Return the address of the page. Raises SettingsError for settings that contradict each other, and
+    StopServiceError if the page's libraries are missing."""
+    host, _, port = settings.web.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"WEIR_WEB={settings.web!r}: must be host:port, such as 127.0.0.1:9700")
+    if (settings.web_certificate is None) != (settings.web_key is None):
+        raise SettingsError("WEIR_WEB_CERTIFICATE and WEIR_WEB_KEY must be set together")
+    allowed_names(settings.web_hosts)
+    if not is_loopback(host):
+        if settings.web_auth == "none":
+            raise SettingsError(
+                f"WEIR_WEB={settings.web}: without authentication the page is served on a loopback address only. Set "
+                "WEIR_WEB_AUTH=kubernetes, or use 127.0.0.1 and reach it by kubectl port-forward"
+            )
+        if settings.web_certificate is None:
+            raise SettingsError(
+                f"WEIR_WEB={settings.web}: beyond a loopback address the page needs WEIR_WEB_CERTIFICATE and "
+                "WEIR_WEB_KEY: tokens must not travel in plain text"
+            )
+    if not LIBRARIES.is_dir():
+        raise StopServiceError(
+            f"{LIBRARIES} is missing: deploy/web/libraries downloads the libraries of the page", Exit.UNABLE
+        )
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address is of this machine only. A name may mean another one tomorrow; localhost may not."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _work(role: RunningRole) -> None:
+    settings = role.settings
+    address = check_web(settings)
+    metrics = WebMetrics(role.registry)
+    topics = settings.topics
+    read = (topics.flows.name, topics.denied.name, topics.journal.name, topics.endpoints.name)
+    role.needs = Needs(reads=frozenset(read), writes=frozenset(), groups=frozenset(reader_group(name) for name in read))
+    gate = TokenGate(flows_reviewer(), max_kept=_KEPT_ANSWERS) if settings.web_auth == "kubernetes" else None
+    feed = LiveFeed(lambda: TopicReader(settings.connection(), topics.flows.name), lambda reader: reader.close())
+    past = PastQuestions(settings, settings.connection)
+    with _listening(address) as listener:
+        log.info("the page is served", url=_url(settings, listener), auth=settings.web_auth)
+        feed.start()
+        role.stack.callback(feed.stop)
+        role.begin(feed.problem, role.monitor.problem)
+        asyncio.run(_serve(settings, listener, partial(Page, feed, past, metrics, gate, settings.cluster), role.stop))
+
+
+@contextlib.contextmanager
+def _listening(address: tuple[str, int]) -> Iterator[socket.socket]:
+    """Listen on an address for the block. Raises StopServiceError."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise StopServiceError(f"WEIR_WEB={address[0]}:{address[1]}: {error}", Exit.USAGE) from error
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections inherit it. Without it, a browser that is gone without a word holds its place for hours.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNSENT_MS)
+        try:
+            listener.bind(place)
+            listener.listen(128)
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            raise StopServiceError(
+                f"WEIR_WEB={address[0]}:{address[1]}: {error.strerror}", Exit.RUNNING if taken else Exit.USAGE
+            ) from error
+        yield listener
+
+
+def _url(settings: Settings, listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    scheme = "http" if settings.web_certificate is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Do nothing."""
+        yield
+
+
+async def _serve(settings: Settings, listener: socket.socket, make_page: partial[Page], stop: threading.Event) -> None:
+    page = make_page()
+    certificate = settings.web_certificate
+    config = uvicorn.Config(
+        PageGuard(page.app, allowed_names(settings.web_hosts)), loop="asyncio", http="h11", ws="none", lifespan="off",
+        log_config=None, access_log=False, server_header=False, proxy_headers=False, limit_concurrency=_MAX_CONNECTIONS,
+        h11_max_incomplete_event_size=_MAX_REQUEST, timeout_graceful_shutdown=_STOP_S,
+        ssl_certfile=None if certificate is None else str(certificate),
+        ssl_keyfile=None if settings.web_key is None else str(settings.web_key),
+    )  # fmt: skip
+    server = _Server(config)
+
+    async def end_at_stop() -> None:
+        while not stop.is_set():  # noqa: ASYNC110 - signal handlers and other threads set it
+            await asyncio.sleep(0.1)
+        page.end()
+        server.should_exit = True
+
+    ending = asyncio.create_task(end_at_stop())
+    await server.serve(sockets=[listener])
+    ending.cancel()

@@ -1,0 +1,60 @@
+// Asks the page's server. A token, if one is needed, stays in this tab and travels in a header.
+
+const KEY = "kubeweir-token";
+
+export const token = {
+  get: () => sessionStorage.getItem(KEY) || "",
+  set: (text) => (text ? sessionStorage.setItem(KEY, text) : sessionStorage.removeItem(KEY)),
+};
+
+/** Why a request was not answered: the text is for people, `field` is the parameter that is wrong. */
+export class Refused extends Error {
+  constructor(status, text, field) {
+    super(text);
+    this.status = status;
+    this.field = field || "";
+  }
+}
+
+async function ask(path, options = {}) {
+  const headers = token.get() ? { authorization: `Bearer ${token.get()}` } : {};
+  let answer;
+  try {
+    answer = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused(0, "The page's server does not answer.");
+  }
+  if (answer.ok) return answer;
+  let said = {};
+  try {
+    said = await answer.json();
+  } catch {
+    // A proxy has answered.
+  }
+  throw new Refused(answer.status, said.error || `The server answers with ${answer.status}.`, said.field);
+}
+
+export async function get(path, options) {
+  return (await ask(path, options)).json();
+}
+
+/** Read server-sent events until the stream ends: calls `take(name, data)`. EventSource can send no token. */
+export async function stream(path, take, signal) {
+  const answer = await ask(path, { signal });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    text += value;
+    let end;
+    while ((end = text.indexOf("\n\n")) >= 0) {
+      const lines = text.slice(0, end).split("\n");
+      text = text.slice(end + 2);
+      const name = lines.find((line) => line.startsWith("event: "));
+      const data = lines.find((line) => line.startsWith("data: "));
+      if (name && data) take(name.slice(7), JSON.parse(data.slice(6)));
+    }
+  }
+}

@@ -1,0 +1,93 @@
+"""Who may see which records: those of which at least one end's namespace is allowed. Unsure is no.
+
+With WEIR_WEB_AUTH=kubernetes, the gate asks the API server for each token and namespace, and keeps its answers for a
+minute at most. A viewer never waits: until there is an answer, :func:`sees` says None, and the caller asks again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from enrich.runtime.token_gate import ALLOWED, FORBIDDEN, UNAUTHENTICATED, UNKNOWN, TokenGate
+from enrich.wire.flow import Flow
+
+EVERYWHERE: Final = ""
+"""The name that stands for all namespaces, and for ends that are in none."""
+_RENEWING_S: Final = 75.0
+"""How old an answer may be, at most, that is used while the gate asks again. The gate keeps it for 60 s."""
+_MAX_NAMESPACES: Final = 4096
+
+
+class Viewer(Protocol):
+    """Somebody who looks at the page."""
+
+    def may_see(self, namespace: str) -> bool | None:
+        """Return whether the records of a namespace may be shown; None while that is asked."""
+
+
+class Everybody:
+    """The viewer of a page without authentication."""
+
+    def may_see(self, namespace: str) -> bool | None:  # noqa: ARG002 - the others ask
+        """Return True."""
+        return True
+
+
+class TokenViewer:
+    """The bearer of a token."""
+
+    def __init__(self, gate: TokenGate, token: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gate, self._token, self._clock = gate, token, clock
+        self._lock = threading.Lock()
+        self._last: OrderedDict[str, tuple[float, bool]] = OrderedDict()
+        """When the gate gave its last answer for a namespace, and the answer."""
+
+    def status(self) -> int | None:
+        """Return ALLOWED if the token is somebody's, whatever they may see; else why not, None while that is asked."""
+        status = self._gate.look(self._token, EVERYWHERE)
+        return ALLOWED if status == FORBIDDEN else status
+
+    def may_see(self, namespace: str) -> bool | None:
+        """Return whether the records of a namespace may be shown; None while that is asked."""
+        status = self._gate.look(self._token, namespace)
+        with self._lock:
+            if status in (ALLOWED, FORBIDDEN, UNAUTHENTICATED):
+                self._last[namespace] = self._clock(), status == ALLOWED
+                self._last.move_to_end(namespace)
+                if len(self._last) > _MAX_NAMESPACES:
+                    self._last.popitem(last=False)
+                return status == ALLOWED
+            at, answer = self._last.get(namespace, (0.0, False))
+            is_fresh = namespace in self._last and self._clock() - at < _RENEWING_S
+        return answer if is_fresh and status is None else None
+
+
+def sees(viewer: Viewer, flow: Flow) -> bool | None:
+    """Return whether a viewer may see a record; None while that is asked."""
+    found = []
+    for namespace in dict.fromkeys((EVERYWHERE, flow.src.namespace, flow.dest.namespace)):
+        answer = viewer.may_see(namespace)
+        if answer:
+            return True
+        found.append(answer)
+    return None if None in found else False
+
+
+def sees_both(viewer: Viewer, flow: Flow) -> bool | None:
+    """Return whether a viewer may see everything about both ends, as an explanation tells it; None while that is asked.
+    What is no pod has no policies."""
+    answers = [viewer.may_see(EVERYWHERE)]
+    if answers[0]:
+        return True
+    ends = [end.namespace for end in (flow.src, flow.dest) if end.namespace]
+    answers = [viewer.may_see(namespace) for namespace in ends]
+    if False in answers or not answers:
+        return False
+    return None if None in answers else True
+
+
+__all__ = ["EVERYWHERE", "UNKNOWN", "Everybody", "TokenViewer", "Viewer", "sees", "sees_both"]

@@ -1,0 +1,291 @@
+"""The page of the role web, in a real browser, on real topics."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import re
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+from confluent_kafka import Producer
+from playwright.sync_api import Browser, Page, expect
+
+from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_interval
+from enrich.wire.flow import NamedPolicy
+from tests.enrich.history.journals import CLUSTER, at
+from tests.kafka.browsing import PATIENCE_MS, Tab
+from tests.kafka.pasts import write_past
+from tests.kafka.site import Service, Site
+from tests.kafka.test_explain_past import JOURNAL
+from tests.streams.web.records import make_end, make_flow
+
+pytestmark = pytest.mark.kafka
+
+HOSTILE = '"><img src=x onerror=window.hacked=1><script>window.hacked=1</script>\u202e'
+expect.set_options(timeout=PATIENCE_MS)
+
+
+class Pages:
+    """Topics with a past, the role web on them, and tabs."""
+
+    def __init__(self, site: Site, browser: Browser) -> None:
+        self.site, self.browser = site, browser
+        self.topics = write_past(site, JOURNAL, [])
+        self.producer = Producer(site.connection)
+        for index, name in enumerate(("web", "db")):
+            one = AddressInterval(
+                cluster=CLUSTER, node="n1", ip=f"10.0.0.{index + 1}", uid=name, namespace="shop", pod=f"{name}-1",
+                first=at(1), start=at(1), labels={"app": name}, owner=OwnerRef("ReplicaSet", f"{name}-7d"),
+            )  # fmt: skip
+            self.producer.produce(self.topics.endpoints.name, encode_interval(one), one.key)
+        self.numbers = itertools.count()
+        self.web: Service = site.start("web", "--alone", WEIR_WEB="127.0.0.1:0", WEIR_CLUSTER=CLUSTER)
+        self.url = self.web.wait_for("the page is served")["url"]
+
+    def send(self, count: int = 1, **fields: Any) -> list[str]:
+        """Write records of now; return their ids."""
+        ids = []
+        for _ in range(count):
+            number = next(self.numbers)
+            when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+            flow = make_flow(number, **{"timestamp": when, "last_timestamp": when, "cluster": CLUSTER, **fields})
+            self.producer.produce(self.topics.flows.name, msgspec.json.encode(flow), f"shop/{number}".encode())
+            ids.append(flow.id)
+        assert self.producer.flush(60) == 0
+        return ids
+
+    def open(self, address: str = "", **context: Any) -> Tab:
+        """Open the page in a tab of its own, and wait until it is live."""
+        tab = Tab(self.browser.new_context(**{"viewport": {"width": 1360, "height": 860}, **context}))
+        tab.page.goto(self.url + address)
+        return tab
+
+
+@pytest.fixture(scope="module")
+def pages(broker: str, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    site = Site(broker, f"p{time.monotonic_ns()}", tmp_path_factory.mktemp("page"))
+    made = Pages(site, browser)
+    yield made
+    site.end()
+
+
+def close(tab: Tab) -> None:
+    """Close a tab. Nothing went wrong in it, and nothing left the page's origin."""
+    origin = re.match(r"http://[^/]+/", tab.page.url)
+    assert origin is not None
+    tab.page.context.close()
+    assert tab.errors == []
+    assert [url for url in tab.requests if not url.startswith(origin[0])] == []
+
+
+def live(page: Page) -> None:
+    expect(page.locator("#state")).to_have_text("Live")
+
+
+def shown(page: Page, record: str) -> Any:
+    return page.locator(f'#records tr[data-id="{record}"]')
+
+
+def test_records_appear_as_they_arrive_and_denies_come_first(pages: Pages) -> None:
+    (before,) = pages.send()
+    tab = pages.open()
+    page = tab.page
+    live(page)
+    expect(shown(page, before)).to_be_visible()
+    (denied,) = pages.send(disposition="deny", reason="default_deny")
+    (allowed,) = pages.send()
+    expect(shown(page, allowed)).to_contain_text("shop/web-0")
+    expect(page.locator("#records tbody tr").first).to_have_attribute("data-id", denied)
+    page.get_by_label("Denied first").uncheck()
+    expect(page.locator("#records tbody tr").first).to_have_attribute("data-id", allowed)
+    page.get_by_role("button", name="Pause").click()
+    (later,) = pages.send()
+    expect(page.locator("#notice")).to_contain_text("1 new records wait")
+    assert shown(page, later).count() == 0
+    page.get_by_role("button", name="Go on").click()
+    expect(shown(page, later)).to_be_visible()
+    assert tab.violations() == []
+    close(tab)
+
+
+def test_the_address_is_the_view(pages: Pages) -> None:
+    allowed, denied = pages.send()[0], pages.send(disposition="deny")[0]
+    tab = pages.open("?verdict=deny&not.port=53")
+    page = tab.page
+    live(page)
+    expect(shown(page, denied)).to_be_visible()
+    assert shown(page, allowed).count() == 0
+    expect(page.get_by_role("button", name="Denied", exact=True)).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="Remove the filter not port 53").click()
+    page.get_by_label("Field").select_option("namespace")
+    page.get_by_label("Value").fill("nowhere")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"\?verdict=deny&namespace=nowhere$"))
+    expect(page.locator("#empty")).to_contain_text("No record fits")
+    assert tab.violations() == []
+    page.go_back()
+    page.go_back()
+    expect(page).to_have_url(re.compile("not.port=53"))
+    expect(shown(page, denied)).to_be_visible()
+    close(tab)
+
+
+@pytest.mark.parametrize(
+    ("address", "where", "said"),
+    [
+        ("?port=http", "#value-error", "must be a port"),
+        ("?not.reason=defualt_deny", "#value-error", "did you mean default_deny"),
+        ("?since=2999-01-01", "#since-error", "future"),
+        ("?since=1h&until=2h", "#since-error", "not before the end"),
+    ],
+)
+def test_a_mistake_is_said_at_its_field(pages: Pages, address: str, where: str, said: str) -> None:
+    tab = pages.open(address)
+    expect(tab.page.locator(where)).to_contain_text(said)
+    assert tab.violations() == []
+    assert all("400" in error for error in tab.errors)
+
+
+def test_a_record_opens_with_why(pages: Pages) -> None:
+    """The policies of the record's time are asked, not those of today."""
+    end = {"workload_kind": "Deployment"}
+    when = datetime.fromtimestamp(at(500) / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%S.000000000Z")
+    flow = make_flow(
+        900_000, disposition="deny", reason="default_deny", policies=(), timestamp=when, last_timestamp=when,
+        isolated_by=(NamedPolicy(kind="NetworkPolicy", namespace="shop", name="db"),), cluster=CLUSTER,
+        src=msgspec.structs.replace(make_end("shop", "web-1"), pod_uid="web", workload_name="web", **end),
+        dest=msgspec.structs.replace(make_end("shop", "db-1"), pod_uid="db", workload_name="db", **end),
+    )  # fmt: skip
+    connection = msgspec.structs.replace(flow.connection, src_ip="10.0.0.1", dest_ip="10.0.0.2", dest_port=5432)
+    value = msgspec.json.encode(msgspec.structs.replace(flow, connection=connection))
+    pages.producer.produce(pages.topics.flows.name, value, b"shop/db-1", timestamp=at(500) // 1_000_000)
+    assert pages.producer.flush(60) == 0
+    tab = pages.open(f"?id={flow.id}")
+    page = tab.page
+    shown(page, flow.id).click()
+    panel = page.locator("#detail")
+    expect(panel.locator(".explained")).to_contain_text("record r1-900000: deny")
+    expect(panel.locator(".explained")).to_contain_text("today it would be allowed")
+    expect(panel).to_contain_text("Deployment/db")
+    panel.get_by_text("The whole record").click()
+    record = orjson.loads(panel.locator(".json").inner_text())
+    assert record["id"] == flow.id
+    assert tab.violations() == []
+    page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+    expect(shown(page, flow.id).get_by_role("button")).to_be_focused()
+    close(tab)
+
+
+def test_names_from_the_cluster_never_run_as_markup(pages: Pages) -> None:
+    hostile = msgspec.structs.replace(make_end("shop", "web-0"), pod_name=HOSTILE, labels={HOSTILE: HOSTILE})
+    policy = NamedPolicy(kind=HOSTILE, namespace=HOSTILE, name=HOSTILE)
+    (record,) = pages.send(src=hostile, dest=hostile, policies=(policy,), reason=HOSTILE, disposition=HOSTILE,
+                           node_name=HOSTILE)  # fmt: skip
+    tab = pages.open(f"?not.pod={HOSTILE.replace('<', '%3C')}".replace("#", "%23"))
+    expect(tab.page.locator("#value-error")).to_contain_text("no pod has this name")
+    assert tab.page.evaluate("() => window.hacked") is None
+    tab.errors.clear()
+    tab.page.goto(pages.url)
+    page = tab.page
+    shown(page, record).click()
+    expect(page.locator("#detail h2")).to_contain_text("<script>window.hacked=1</script>")
+    expect(page.locator("#detail .explained")).to_have_attribute("aria-busy", "true")
+    expect(page.locator("#detail .explained")).not_to_have_attribute("aria-busy", "true")
+    assert "\u202e" not in page.locator("#detail h2").inner_text()
+    assert page.evaluate("() => window.hacked") is None
+    assert page.evaluate("() => document.querySelectorAll('#records img, #detail img, #records script').length") == 0
+    close(tab)
+
+
+def test_the_page_lets_no_text_become_a_script(pages: Pages) -> None:
+    tab = pages.open()
+    live(tab.page)
+    for attempt in (
+        "document.body.innerHTML = '<b>x</b>'",
+        "document.body.insertAdjacentHTML('beforeend', '<b>x</b>')",
+        "setTimeout('window.hacked = 1', 0)",
+    ):
+        with pytest.raises(Exception, match="Trusted"):
+            tab.page.evaluate(f"() => {{ {attempt} }}")
+    assert tab.page.evaluate("() => window.hacked") is None
+    tab.page.context.close()
+
+
+def test_what_no_eye_follows_is_sampled_and_said(pages: Pages) -> None:
+    tab = pages.open("?verdict=audit")
+    page = tab.page
+    live(page)
+    pages.send(2000, disposition="audit")
+    expect(page.locator("#notice")).to_contain_text("Sampled: about")
+    assert 0 < page.locator("#records tbody tr").count() <= 400
+    close(tab)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1360, 390])
+def test_it_fits_screens_and_schemes(pages: Pages, scheme: str, width: int) -> None:
+    """`make pictures` keeps what is seen here."""
+    tab = pages.open("?node=n1", viewport={"width": width, "height": 860}, color_scheme=scheme)
+    page = tab.page
+    live(page)
+    for source, destination, verdict, reason in (
+        ("shop", "payments", "allow", "policy"), ("shop", "payments", "deny", "default_deny"),
+        ("shop", "", "allow", "policy"), ("monitoring", "shop", "allow", "policy"),
+        ("", "shop", "deny", "default_deny"), ("team-a", "shop", "audit", "policy"),
+    ):  # fmt: skip
+        (record,) = pages.send(source=source, destination=destination, disposition=verdict, reason=reason)
+    expect(shown(page, record)).to_be_visible()
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    assert tab.violations() == []
+    tab.picture(f"live-{scheme}-{width}")
+    shown(page, record).get_by_role("button").press("Enter")
+    expect(page.locator("#detail .explained")).not_to_have_attribute("aria-busy", "true")
+    assert tab.violations() == []
+    tab.picture(f"record-{scheme}-{width}")
+    close(tab)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+)
+def test_foreign_pages_are_refused(pages: Pages, headers: dict[str, str], status: int) -> None:
+    host, port = pages.url.removeprefix("http://").rstrip("/").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    connection.request("GET", "/api/flows", headers=headers)
+    answer = connection.getresponse()
+    assert answer.status == status
+    assert "default-src 'self'" in (answer.getheader("Content-Security-Policy") or "")
+    connection.close()
+
+
+def test_the_role_has_health_and_metrics(pages: Pages) -> None:
+    assert pages.web.get("/healthz", "web")[0] == 200
+    assert pages.web.get("/readyz", "web") == (200, "ok\n")
+    assert "kubeweir_web_live_views" in pages.web.get("/metrics", "web")[1]
+
+
+def test_without_kafka_the_page_says_so(pages: Pages, tmp_path: Path) -> None:
+    site = Site("127.0.0.1:1", "nothing", tmp_path)
+    web = site.start("web", "--alone", WEIR_WEB="127.0.0.1:0", WEIR_CLUSTER=CLUSTER)
+    tab = Tab(pages.browser.new_context())
+    tab.page.goto(web.wait_for("the page is served")["url"])
+    expect(tab.page.locator("#kafka")).to_contain_text("Kafka has not answered since")
+    expect(tab.page.locator("#state")).to_have_text("Kafka away")
+    assert tab.violations() == []
+    tab.page.context.close()
+    assert web.stop() == 0
+    site.end()

@@ -1,0 +1,129 @@
+"""The feed hands records to every view, says when Kafka is away, and comes back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from streams.observing.choice import Choice
+from streams.observing.filters import Filters
+from streams.kafka.connection import ReadError
+from streams.kafka.records import Record
+from streams.web.live import LiveFeed
+from streams.web.viewers import Everybody
+from streams.web.watcher import Watcher
+from tests.streams.web.records import make_flow
+from tests.waiting import until
+
+
+class Topic:
+    """A topic of one partition; ``away`` makes it fail."""
+
+    def __init__(self) -> None:
+        self.away, self.opened, self.closed = False, 0, 0
+        self.values: list[bytes] = []
+        self._lock = threading.Lock()
+
+    def open(self) -> Topic:
+        if self.away:
+            raise ReadError("no broker")
+        self.opened += 1
+        return self
+
+    def close(self, _: object) -> None:
+        self.closed += 1
+
+    def add(self, value: bytes) -> None:
+        with self._lock:
+            self.values.append(value)
+
+    def bounds(self) -> dict[int, tuple[int, int]]:
+        if self.away:
+            raise ReadError("no broker")
+        return {0: (0, 10)}
+
+    def at_time(self, timestamp_ms: int) -> dict[int, int]:
+        return {0: 0}
+
+    def start(self, offsets: Mapping[int, int]) -> None:
+        assert offsets == {0: 10}
+
+    def take(self, most: int, wait_s: float) -> list[Record]:
+        threading.Event().wait(0.01)
+        with self._lock:
+            taken, self.values = self.values, []
+        return [Record(0, 0, b"", value, 0) for value in taken]
+
+    def skip(self, partitions: Collection[int]) -> None: ...
+
+    def ended(self) -> Collection[int]:
+        return ()
+
+
+class View:
+    """A view, and what it was sent."""
+
+    def __init__(self, feed: LiveFeed, takes: bool = True, **filters: Any) -> None:
+        self.sent: list[tuple[str, Any]] = []
+        self.takes = takes
+        self.watcher = Watcher(Choice(Filters(**filters)), Everybody(), self.put)
+        feed.join(self.watcher, self.put)
+
+    def put(self, message: bytes) -> bool:
+        head, data, *_ = message.split(b"\n")
+        self.sent.append((head.decode().removeprefix("event: "), msgspec.json.decode(data.removeprefix(b"data: "))))
+        return self.takes
+
+    def ids(self) -> list[str]:
+        return [flow["id"] for name, data in self.sent if name == "flows" for flow in data["flows"]]
+
+    def states(self) -> list[bool]:
+        return [data["away_since"] is not None for name, data in self.sent if name == "kafka"]
+
+
+def test_each_view_has_what_fits_it_and_rubbish_stops_nothing() -> None:
+    topic = Topic()
+    feed = LiveFeed(topic.open, topic.close)
+    feed.start()
+    everything, denies = View(feed), View(feed, verdicts=["deny"])
+    for value in (b"", b"rubbish", b'{"a":' * 100_000, msgspec.json.encode(make_flow(1))):
+        topic.add(value)
+    topic.add(msgspec.json.encode(make_flow(2, disposition="deny")))
+    until(lambda: sorted(everything.ids()) == ["r1-1", "r1-2"])
+    until(lambda: denies.ids() == ["r1-2"])
+    feed.leave(everything.watcher)
+    topic.add(msgspec.json.encode(make_flow(3, disposition="deny")))
+    until(lambda: denies.ids() == ["r1-2", "r1-3"])
+    assert "r1-3" not in everything.ids()
+    feed.stop()
+    assert topic.closed == 1
+
+
+def test_it_says_when_kafka_is_away_and_comes_back() -> None:
+    topic = Topic()
+    topic.away = True
+    feed = LiveFeed(topic.open, topic.close)
+    feed.start()
+    view = View(feed)
+    until(lambda: view.states() == [False, True])
+    assert "no broker" in (feed.problem() or "")
+    late = View(feed)
+    assert late.states() == [True]
+    topic.away = False
+    until(lambda: view.states() == [False, True, False])
+    assert feed.problem() is None
+    topic.add(msgspec.json.encode(make_flow(1)))
+    until(lambda: view.ids() == ["r1-1"])
+    feed.stop()
+
+
+def test_a_view_that_takes_no_more_is_forgotten() -> None:
+    topic = Topic()
+    feed = LiveFeed(topic.open, topic.close)
+    feed.start()
+    View(feed, takes=False)
+    until(lambda: feed.count == 0)
+    feed.stop()
