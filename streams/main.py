@@ -31,7 +31,7 @@ ROLES: Final = ("enrich", "stdout", "file", "routes", "alerts", "journal")
 """The roles that take records further, in the order of their metrics ports."""
 _PAGE: Final = len(ROLES)
 """How far the port of the page of all roles is from that of the role enrich."""
-_PORTS: Final = {role: number for number, role in enumerate(ROLES)} | {"web": _PAGE + 1}
+PORTS: Final = {role: number for number, role in enumerate(ROLES)} | {"web": _PAGE + 1}
 """All roles, each with how far its metrics port is from that of the role enrich."""
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -51,7 +51,7 @@ Exit codes:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=f"\b\nSettings, from the environment:\n{describe(Settings)}\n\n{_EXIT_CODES}",
 )
-@click.argument("roles", nargs=-1, type=click.Choice(tuple(_PORTS)), metavar="[ROLE]...")
+@click.argument("roles", nargs=-1, type=click.Choice(tuple(PORTS)), metavar="[ROLE]...")
 @click.option("--alone", is_flag=True, help="Run one ROLE in this process, unsupervised: another service restarts it.")
 @click.version_option(version_text(), prog_name="weir-streams")
 def command(roles: Sequence[str], alone: bool) -> None:
@@ -93,7 +93,7 @@ def _supervise(roles: Sequence[str], settings: Settings, stop: threading.Event) 
     with contextlib.ExitStack() as stack:
         stack.enter_context(CredentialWatch(settings, renewed.set).running())
         if port.isdigit() and int(port):  # else the roles take any free ports
-            ports = {role: int(port) + _PORTS[role] for role in roles}
+            ports = {role: int(port) + PORTS[role] for role in roles}
             page = f"{host}:{int(port) + _PAGE}"
             stack.enter_context(role_page(page, ports, metrics_guard(settings)))
         return supervise(roles, stop, renewed)
@@ -140,7 +140,7 @@ def default_roles(settings: Settings) -> list[str]:
 
 
 def _check(roles: Sequence[str], settings: Settings, *, alone: bool) -> None:
-    unknown = [role for role in roles if role not in _PORTS]
+    unknown = [role for role in roles if role not in PORTS]
     if unknown:
         raise StopServiceError(f"WEIR_SINKS: there is no sink {unknown[0]!r}; use stdout or file", Exit.USAGE)
     if "journal" in roles and not settings.journal_days:
@@ -158,7 +158,7 @@ def run_role(role: str, settings: Settings, stop: threading.Event) -> int:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     host, _, port = settings.metrics.rpartition(":")
     if port.isdigit() and int(port):
-        settings = replace(settings, metrics=f"{host}:{int(port) + _PORTS[role]}")
+        settings = replace(settings, metrics=f"{host}:{int(port) + PORTS[role]}")
     _check_connection(settings)
     end_on_dead_threads(stop.set)
     with ending_surely(stop, settings.stop_timeout):

@@ -59,11 +59,11 @@ def _reviewer(connect: Callable[[], Client], attributes: Callable[[str], dict[st
     clients: list[Client] = []
     logged_at = [-_REPORT_S]
 
-    def review(token: str, asked: str) -> int:
+    def review(token: str, subject: str) -> int:
         try:
             if not clients:
                 clients.append(connect())
-            return _review(clients[0], token, attributes(asked))
+            return _review(clients[0], token, attributes(subject))
         except (AnswerError, SourceError, ValueError, TypeError, AttributeError, LookupError) as error:
             if time.monotonic() - logged_at[0] >= _REPORT_S:  # anybody can send tokens
                 logged_at[0] = time.monotonic()

@@ -1,5 +1,5 @@
 """The role `web`: a page that shows verdicts as they arrive, for people who look with a browser.
 
 ``role`` puts it together, ``app`` answers requests, ``guard`` refuses those of foreign pages, ``viewers`` knows who may
-see what, ``live`` follows the topic of flows for all who look, and ``past`` asks what the commands ask.
+see what, ``feed`` follows the topic of flows for all who look, and ``past`` asks what the commands ask.
 """

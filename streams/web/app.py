@@ -21,9 +21,9 @@ from enrich.runtime.token_gate import ALLOWED, UNAUTHENTICATED, TokenGate
 from enrich.runtime.work_thread import start_work
 from streams.kafka.connection import ReadError
 from streams.metrics.web import WebMetrics
-from streams.web.live import LiveFeed
+from streams.web.feed import FlowFeed
 from streams.web.outbox import Outbox
-from streams.web.past import LAST, MOST, PastQuestions, UndecidedError
+from streams.web.past import IN_WINDOW, LAST, PastQuestions, UndecidedError
 from streams.web.query import QueryError, read_query
 from streams.web.viewers import Everybody, TokenViewer, Viewer
 from streams.web.watcher import Watcher, event
@@ -56,7 +56,7 @@ class Page:
     """The application."""
 
     def __init__(
-        self, feed: LiveFeed, past: PastQuestions, metrics: WebMetrics, gate: TokenGate | None, cluster: str
+        self, feed: FlowFeed, past: PastQuestions, metrics: WebMetrics, gate: TokenGate | None, cluster: str
     ) -> None:
         """``gate``: None lets everybody see everything."""
         self._feed, self._past, self._metrics, self._gate, self._cluster = feed, past, metrics, gate, cluster
@@ -69,7 +69,7 @@ class Page:
                 Route("/api/session", self._answering(self._session)),
                 Route("/api/flows", self._answering(self._flows)),
                 Route("/api/explain", self._answering(self._explain)),
-                Route("/api/live", self._live),
+                Route("/api/live", self._follow),
                 Mount("/static", StaticFiles(directory=STATIC)),
             ]
         )
@@ -106,7 +106,7 @@ class Page:
     async def _session(self, request: Request) -> object:
         await self.viewer(request)
         return {"cluster": self._cluster, "auth": "none" if self._gate is None else "kubernetes",
-                "problem": self._feed.problem() or "", "last": LAST, "most": MOST}  # fmt: skip
+                "problem": self._feed.problem() or "", "last": LAST, "most": IN_WINDOW}  # fmt: skip
 
     async def _flows(self, request: Request) -> object:
         viewer = await self.viewer(request)
@@ -149,7 +149,7 @@ class Page:
         self._metrics.refused.labels(str(status)).inc()
         return Response(orjson.dumps({"error": text, "field": field}), status, media_type="application/json")
 
-    async def _live(self, request: Request) -> Response:
+    async def _follow(self, request: Request) -> Response:
         try:
             viewer = await self.viewer(request)
             query = read_query(request.query_params.multi_items())

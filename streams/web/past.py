@@ -18,23 +18,23 @@ import msgspec
 
 from enrich.history.stand_ins import EVERYWHERE
 from enrich.wire.flow import Flow
-from streams.observing.choice import Choice
 from streams.cli.explain_past import find_record, intervals_of, nanoseconds, of_record
-from streams.observing.filters import Filters
-from streams.observing.observe import last_matching, parse_since, since_matching, unix_ms
 from streams.cli.past import load_past
 from streams.cli.past_answers import past_lines
 from streams.kafka.connection import Connection, NoTopicError, ReadError
 from streams.kafka.reading import TopicReader
+from streams.observing.choice import Choice
+from streams.observing.filters import Filters
+from streams.observing.observe import last_matching, parse_since, since_matching, unix_ms
 from streams.settings import Settings
 from streams.web.query import Query
 from streams.web.viewers import Viewer, sees, sees_both
 
 LAST: Final = 200
 """Records that a view begins with."""
-MOST: Final = 2000
+IN_WINDOW: Final = 2000
 """Records of a window that are shown."""
-LOOKED_AT: Final = 20_000
+READ_BACK: Final = 20_000
 """How many of the last records of each partition are looked at for a view that begins."""
 TIMEOUT_S: Final = 20.0
 _ASK_S: Final = 5.0
@@ -97,11 +97,11 @@ class PastQuestions:
         with self._readers(topics.flows.name, topics.denied.name) as readers:
             if query.window is None:
                 # Denies are in both topics, and only looked for in their own if they are no longer among all flows.
-                found = last_matching(readers[0], choice, LAST, LOOKED_AT)
+                found = last_matching(readers[0], choice, LAST, READ_BACK)
                 return Shown([one.flow for one in found], is_whole=False)
             ends = [{at: end for at, (_, end) in reader.bounds().items()} for reader in readers]
-            shown = list(islice(since_matching(readers, ends, choice, query.window), MOST + 1))
-            return Shown([one.flow for one in shown[:MOST]], is_whole=len(shown) <= MOST)
+            shown = list(islice(since_matching(readers, ends, choice, query.window), IN_WINDOW + 1))
+            return Shown([one.flow for one in shown[:IN_WINDOW]], is_whole=len(shown) <= IN_WINDOW)
 
     @contextlib.contextmanager
     def _readers(self, *topics: str) -> Iterator[list[TopicReader]]:

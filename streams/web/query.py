@@ -69,9 +69,9 @@ def read_query(parameters: Iterable[tuple[str, str]], now: datetime | None = Non
 
 
 def _choice(given: dict[str, list[str]], turned: dict[str, list[str]]) -> Choice:
-    wanted, unwanted = _checked(given, ""), _checked(turned, NOT)
+    required, excluded = _checked(given, ""), _checked(turned, NOT)
     try:
-        return read_choice(wanted, unwanted)
+        return read_choice(required, excluded)
     except FilterError as error:
         raise QueryError("", str(error)) from error
 

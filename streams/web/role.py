@@ -25,8 +25,8 @@ from streams.metrics.web import WebMetrics
 from streams.roles.running_role import RunningRole, run_role
 from streams.settings import Settings
 from streams.web.app import STATIC, Page
+from streams.web.feed import FlowFeed
 from streams.web.guard import PageGuard, allowed_names
-from streams.web.live import LiveFeed
 from streams.web.past import PastQuestions
 
 log = structlog.get_logger("kubeweir.streams")
@@ -92,7 +92,7 @@ def _work(role: RunningRole) -> None:
     read = (topics.flows.name, topics.denied.name, topics.journal.name, topics.endpoints.name)
     role.needs = Needs(reads=frozenset(read), writes=frozenset(), groups=frozenset(reader_group(name) for name in read))
     gate = TokenGate(flows_reviewer(), max_kept=_KEPT_ANSWERS) if settings.web_auth == "kubernetes" else None
-    feed = LiveFeed(lambda: TopicReader(settings.connection(), topics.flows.name), lambda reader: reader.close())
+    feed = FlowFeed(lambda: TopicReader(settings.connection(), topics.flows.name))
     past = PastQuestions(settings, settings.connection)
     with _listening(address) as listener:
         log.info("the page is served", url=_url(settings, listener), auth=settings.web_auth)

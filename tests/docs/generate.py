@@ -30,10 +30,11 @@ from probe.map_sizes import SizeCollector
 from probe.metrics import ProbeCollector, last_success
 from probe.share_metrics import ShareCollector
 from probe.state_metrics import StateCollector
-from streams.main import ROLES
+from streams.main import PORTS
 from streams.metrics.journal import JournalMetrics
 from streams.metrics.progress import CALLS_OF_ALERTS, CALLS_OF_JOURNAL, CALLS_OF_SINKS, ProgressMetrics
 from streams.metrics.roles import AlertMetrics, EnrichMetrics, SinkMetrics
+from streams.metrics.web import WebMetrics
 from tests.docs import kafka_rights
 from tests.docs.pages import ROOT
 from tests.docs.worry import KERNEL_EVENTS, WORRY
@@ -112,13 +113,14 @@ class Family:
 
 def families() -> dict[str, list[Family]]:
     """Heading to the families of one service or role."""
-    ports = {role: 9702 + number for number, role in enumerate(ROLES)}
+    ports = {role: 9702 + number for role, number in PORTS.items()}
     return {
         "Both services": list(_common()),
         "weir-probe (port 9701)": list(_probe()),
         f"weir-streams, role enrich (port {ports['enrich']})": list(_enrich()),
         f"weir-streams, role alerts (port {ports['alerts']})": list(_alerts()),
         f"weir-streams, role journal (port {ports['journal']})": list(_journal()),
+        f"weir-streams, role web (port {ports['web']})": list(_web()),
         "weir-streams, sinks (stdout {stdout}, file {file}, routes {routes}, alerts {alerts})".format(**ports): list(
             _sinks()
         ),

@@ -48,8 +48,8 @@ _MORE: Final = """\
   `kubeweir.verdicts.raw` and on the groups `kubeweir.CLUSTER.` (prefixed).
 - **`weir sql`**, for its table `verdicts`: READ for the readers, on the topic `kubeweir.verdicts.raw` and on the group
   `kubeweir.verdicts.raw.reader`.
-- **The page (`weir-streams web`)** has the rights of readers. With those of workers, `/readyz` of the role says which are
-  missing: give it a user of its own where Kafka checks rights ([web](web.md)).
+- **The page (`weir-streams web`)** has the rights of readers. With those of workers, `/readyz` of the role says which
+  are missing: give it a user of its own where Kafka checks rights ([web](web.md)).
 - **`weir dead redrive`:** WRITE on `kubeweir.dead` and on the topics that the letters came from.
 - **`weir routes groups --delete`:** DELETE on the groups `kubeweir.CLUSTER.` (prefixed).
 - **Kafka older than 3.0:** IDEMPOTENT_WRITE on the cluster for the probe and the workers."""

@@ -148,8 +148,8 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_web_cut_views_total": "Rises steadily: browsers on a slow line; let them filter.",
     "kubeweir_web_live_views": "Near 64: more are refused.",
     "kubeweir_web_refused_requests_total": (
-        "`503` rises: Kafka or the API server does not answer, or too many ask about long times. `401` rises: tokens have "
-        "expired, or somebody tries some."
+        "`503` rises: Kafka or the API server does not answer, or too many ask about long times. `401` rises: tokens "
+        "have expired, or somebody tries some."
     ),
     "kubeweir_streams_pairs_counted_verdicts_total": (
         "Stands still with WEIR_PAIRS=1 while kubeweir_streams_read_verdicts_total rises."

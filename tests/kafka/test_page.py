@@ -85,7 +85,7 @@ def close(tab: Tab) -> None:
     assert [url for url in tab.requests if not url.startswith(origin[0])] == []
 
 
-def live(page: Page) -> None:
+def arrive(page: Page) -> None:
     expect(page.locator("#state")).to_have_text("Live")
 
 
@@ -97,7 +97,7 @@ def test_records_appear_as_they_arrive_and_denies_come_first(pages: Pages) -> No
     (before,) = pages.send()
     tab = pages.open()
     page = tab.page
-    live(page)
+    arrive(page)
     expect(shown(page, before)).to_be_visible()
     (denied,) = pages.send(disposition="deny", reason="default_deny")
     (allowed,) = pages.send()
@@ -119,7 +119,7 @@ def test_the_address_is_the_view(pages: Pages) -> None:
     allowed, denied = pages.send()[0], pages.send(disposition="deny")[0]
     tab = pages.open("?verdict=deny&not.port=53")
     page = tab.page
-    live(page)
+    arrive(page)
     expect(shown(page, denied)).to_be_visible()
     assert shown(page, allowed).count() == 0
     expect(page.get_by_role("button", name="Denied", exact=True)).to_have_attribute("aria-pressed", "true")
@@ -207,7 +207,7 @@ def test_names_from_the_cluster_never_run_as_markup(pages: Pages) -> None:
 
 def test_the_page_lets_no_text_become_a_script(pages: Pages) -> None:
     tab = pages.open()
-    live(tab.page)
+    arrive(tab.page)
     for attempt in (
         "document.body.innerHTML = '<b>x</b>'",
         "document.body.insertAdjacentHTML('beforeend', '<b>x</b>')",
@@ -222,7 +222,7 @@ def test_the_page_lets_no_text_become_a_script(pages: Pages) -> None:
 def test_what_no_eye_follows_is_sampled_and_said(pages: Pages) -> None:
     tab = pages.open("?verdict=audit")
     page = tab.page
-    live(page)
+    arrive(page)
     pages.send(2000, disposition="audit")
     expect(page.locator("#notice")).to_contain_text("Sampled: about")
     assert 0 < page.locator("#records tbody tr").count() <= 400
@@ -235,7 +235,7 @@ def test_it_fits_screens_and_schemes(pages: Pages, scheme: str, width: int) -> N
     """`make pictures` keeps what is seen here."""
     tab = pages.open("?node=n1", viewport={"width": width, "height": 860}, color_scheme=scheme)
     page = tab.page
-    live(page)
+    arrive(page)
     for source, destination, verdict, reason in (
         ("shop", "payments", "allow", "policy"), ("shop", "payments", "deny", "default_deny"),
         ("shop", "", "allow", "policy"), ("monitoring", "shop", "allow", "policy"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from enrich.runtime.settings import SettingsError, load
-from streams.main import _PAGE, _PORTS, ROLES
+from streams.main import _PAGE, PORTS, ROLES
 from streams.settings import Settings
 from streams.web.role import check_web, is_loopback
 
@@ -60,5 +60,5 @@ def test_a_name_is_not_a_loopback_address() -> None:
 
 
 def test_the_ports_of_the_roles_do_not_meet() -> None:
-    assert [_PORTS[role] for role in ROLES] == list(range(len(ROLES)))
-    assert _PORTS["web"] == _PAGE + 1
+    assert [PORTS[role] for role in ROLES] == list(range(len(ROLES)))
+    assert PORTS["web"] == _PAGE + 1

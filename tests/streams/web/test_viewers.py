@@ -64,7 +64,12 @@ def test_no_foreign_record_in_a_million() -> None:
     viewer = Rights(**{name: name in allowed for name in names if name})
     made = [make_flow(source=chance.choice(names), destination=chance.choice(names)) for _ in range(1000)]
     sent: list[bytes] = []
-    watcher = Watcher(Choice(Filters()), viewer, lambda message: sent.append(message) is None, chance)
+
+    def put(message: bytes) -> bool:
+        sent.append(message)
+        return True
+
+    watcher = Watcher(Choice(Filters()), viewer, put, chance)
     expected, number = 0, 0
     for _ in range(1000):
         for flow in made:

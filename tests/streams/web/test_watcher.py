@@ -18,8 +18,13 @@ from tests.streams.web.records import make_end, make_flow
 
 def watched(flows: list[Any], **filters: Any) -> dict[str, Any]:
     sent: list[bytes] = []
+
+    def put(message: bytes) -> bool:
+        sent.append(message)
+        return True
+
     chance = random.Random(17)  # noqa: S311 - not a secret
-    watcher = Watcher(Choice(Filters(**filters)), Everybody(), lambda one: sent.append(one) is None, chance)
+    watcher = Watcher(Choice(Filters(**filters)), Everybody(), put, chance)
     for flow in flows:
         watcher.offer(flow, b"")
     assert watcher.send(5.0)

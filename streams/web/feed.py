@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import orjson
 import structlog
@@ -31,18 +31,24 @@ _IDLE_S: Final = 30.0
 """How long the topic is followed on when nobody looks any more: a page that is loaded again needs it at once."""
 
 
-class LiveFeed:
+class FeedReader(Reader, Protocol):
+    """Reads a topic; see :class:`streams.kafka.reading.TopicReader`."""
+
+    def close(self) -> None: ...
+
+
+class FlowFeed:
     """The thread, and the views."""
 
-    def __init__(self, open_reader: Callable[[], Reader], close_reader: Callable[[Reader], None]) -> None:
-        self._open, self._close = open_reader, close_reader
+    def __init__(self, open_reader: Callable[[], FeedReader]) -> None:
+        self._open = open_reader
         self._lock = threading.Lock()
         self._watchers: dict[Watcher, Callable[[bytes], bool]] = {}
-        self._stop, self._wanted = threading.Event(), threading.Event()
-        self._reader: Reader | None = None
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._reader: FeedReader | None = None
         self._away_since: float | None = None
         self._why = ""
-        self._heard_at = self._looked_at = 0.0
+        self._heard_at = self._used_at = 0.0
         self._thread = threading.Thread(target=self._run, name="web-live", daemon=True)
 
     def start(self) -> None:
@@ -52,7 +58,7 @@ class LiveFeed:
     def stop(self) -> None:
         """Stop the thread."""
         self._stop.set()
-        self._wanted.set()
+        self._wake.set()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -61,7 +67,7 @@ class LiveFeed:
         with self._lock:
             self._watchers[watcher] = put
             put(self._state())
-        self._wanted.set()
+        self._wake.set()
 
     def leave(self, watcher: Watcher) -> None:
         """Forget a view."""
@@ -86,8 +92,8 @@ class LiveFeed:
         while not self._stop.is_set():
             if not self._watchers and not self._is_lately_used():
                 self._shut()
-                self._wanted.wait(1.0)
-                self._wanted.clear()
+                self._wake.wait(1.0)
+                self._wake.clear()
                 continue
             try:
                 self._read()
@@ -102,7 +108,7 @@ class LiveFeed:
     def _is_lately_used(self) -> bool:
         if self._watchers:
             return True
-        return self._reader is not None and time.monotonic() - self._looked_at < _IDLE_S
+        return self._reader is not None and time.monotonic() - self._used_at < _IDLE_S
 
     def _read(self) -> None:
         """Read what there is. Raises ReadError."""
@@ -135,7 +141,7 @@ class LiveFeed:
 
     def _send(self) -> None:
         if self._watchers:
-            self._looked_at = time.monotonic()
+            self._used_at = time.monotonic()
         at = time.time()
         for watcher in tuple(self._watchers):
             if not watcher.send(at):
@@ -159,4 +165,4 @@ class LiveFeed:
     def _shut(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
-            self._close(reader)
+            reader.close()

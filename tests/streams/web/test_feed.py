@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from streams.observing.choice import Choice
-from streams.observing.filters import Filters
 from streams.kafka.connection import ReadError
 from streams.kafka.records import Record
-from streams.web.live import LiveFeed
+from streams.observing.choice import Choice
+from streams.observing.filters import Filters
+from streams.web.feed import FlowFeed
 from streams.web.viewers import Everybody
 from streams.web.watcher import Watcher
 from tests.streams.web.records import make_flow
@@ -33,7 +33,7 @@ class Topic:
         self.opened += 1
         return self
 
-    def close(self, _: object) -> None:
+    def close(self) -> None:
         self.closed += 1
 
     def add(self, value: bytes) -> None:
@@ -66,7 +66,7 @@ class Topic:
 class View:
     """A view, and what it was sent."""
 
-    def __init__(self, feed: LiveFeed, takes: bool = True, **filters: Any) -> None:
+    def __init__(self, feed: FlowFeed, takes: bool = True, **filters: Any) -> None:
         self.sent: list[tuple[str, Any]] = []
         self.takes = takes
         self.watcher = Watcher(Choice(Filters(**filters)), Everybody(), self.put)
@@ -86,7 +86,7 @@ class View:
 
 def test_each_view_has_what_fits_it_and_rubbish_stops_nothing() -> None:
     topic = Topic()
-    feed = LiveFeed(topic.open, topic.close)
+    feed = FlowFeed(topic.open)
     feed.start()
     everything, denies = View(feed), View(feed, verdicts=["deny"])
     for value in (b"", b"rubbish", b'{"a":' * 100_000, msgspec.json.encode(make_flow(1))):
@@ -105,7 +105,7 @@ def test_each_view_has_what_fits_it_and_rubbish_stops_nothing() -> None:
 def test_it_says_when_kafka_is_away_and_comes_back() -> None:
     topic = Topic()
     topic.away = True
-    feed = LiveFeed(topic.open, topic.close)
+    feed = FlowFeed(topic.open)
     feed.start()
     view = View(feed)
     until(lambda: view.states() == [False, True])
@@ -122,7 +122,7 @@ def test_it_says_when_kafka_is_away_and_comes_back() -> None:
 
 def test_a_view_that_takes_no_more_is_forgotten() -> None:
     topic = Topic()
-    feed = LiveFeed(topic.open, topic.close)
+    feed = FlowFeed(topic.open)
     feed.start()
     View(feed, takes=False)
     until(lambda: feed.count == 0)
