@@ -50,7 +50,8 @@ attack: setup ## attack the real programs on this machine's kernel, a line for e
 
 kernels: setup ## load all programs, with WEIR_ENDS too, and attack them on older kernels of Debian, emulated, an hour each; LOAD=1 loads only; RELEASES='bullseye bookworm trixie', CPUS=4, ONLY and ENDS as for attack
 	@for release in $(or $(RELEASES),bullseye bookworm trixie); do \
-	  $(PY) -m tests.attack --compile-for "$$(deploy/local/emulate --kernel $$release)" --cpus $(or $(CPUS),4) \
+	  kernel=$$(deploy/local/emulate --kernel $$release) && \
+	  $(PY) -m tests.attack --compile-for "$$kernel" --cpus $(or $(CPUS),4) \
 	    $(if $(LOAD),,--small $(if $(ENDS),--ends)) && \
 	  deploy/local/emulate --cpus $(or $(CPUS),4) $$release bash -c "$(PY) -m tests.attack --load \
 	    $(if $(LOAD),,&& $(PY) -m tests.attack --rounds 1 --small --only '$(or $(ONLY),*)' $(if $(ENDS),--ends))" || exit; done

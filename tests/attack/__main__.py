@@ -80,7 +80,7 @@ def main(
         _end("needs a BPF file system: mount -t bpf bpf /sys/fs/bpf", Exit.UNABLE)
     configure_logs("error", "auto")
     sizes = {**(WITH_ENDS if ends else SIZES), **(SMALLER if small else {})}
-    if release:
+    if release is not None:
         compile_for(release, cpus, sizes, click.echo)
         return
     if only_load:
