@@ -27,6 +27,7 @@ cluster-down: ## remove the cluster and everything that it has made
 test: setup ## check everything: format, lint, types, import contracts, all tests (see tests/__main__.py)
 	@deploy/local/collector --in-background
 	@deploy/local/binaries --in-background cluster
+	@deploy/local/binaries --in-background hubble
 	@$(MAKE) --no-print-directory lint
 	@$(PY) -m tests
 

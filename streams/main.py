@@ -31,7 +31,7 @@ ROLES: Final = ("enrich", "stdout", "file", "routes", "alerts", "journal")
 """The roles that take records further, in the order of their metrics ports."""
 _PAGE: Final = len(ROLES)
 """How far the port of the page of all roles is from that of the role enrich."""
-PORTS: Final = {role: number for number, role in enumerate(ROLES)} | {"web": _PAGE + 1}
+PORTS: Final = {role: number for number, role in enumerate(ROLES)} | {"web": _PAGE + 1, "hubble": _PAGE + 2}
 """All roles, each with how far its metrics port is from that of the role enrich."""
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -66,11 +66,12 @@ def command(roles: Sequence[str], alone: bool) -> None:
       alerts  evaluate the alert rules and notify their outputs
       journal keep each version of policies, and of what names, on a topic
       web     serve a page that shows verdicts as they arrive, on WEIR_WEB
+      hubble  serve flows by Hubble's API
 
     Without ROLE it runs enrich, the sinks in WEIR_SINKS, routes if WEIR_ROUTES is set, alerts unless WEIR_ALERTS is -,
-    and journal unless WEIR_JOURNAL_DAYS is 0. Each role is a process of its own. A role that ends unexpectedly is
-    restarted with a backoff from 1 s to 30 s; one that ends with exit code 2 to 5 (somebody must mend something) after
-    30 s. If all have, this program ends so.
+    journal unless WEIR_JOURNAL_DAYS is 0, and hubble if WEIR_HUBBLE is set. Each role is a process of its own. A role
+    that ends unexpectedly is restarted with a backoff from 1 s to 30 s; one that ends with exit code 2 to 5 (somebody
+    must mend something) after 30 s. If all have, this program ends so.
     """
     try:
         settings = load(Settings, os.environ)
@@ -136,7 +137,8 @@ def default_roles(settings: Settings) -> list[str]:
     """Return the roles that run if the command line names none."""
     routes = ["routes"] if settings.routes else []
     alerts = ["alerts"] if settings.alerts != "-" else []
-    return ["enrich", *settings.sinks, *routes, *alerts, *(["journal"] if settings.journal_days else [])]
+    hubble = ["hubble"] if settings.hubble else []
+    return ["enrich", *settings.sinks, *routes, *alerts, *(["journal"] if settings.journal_days else []), *hubble]
 
 
 def _check(roles: Sequence[str], settings: Settings, *, alone: bool) -> None:
@@ -189,6 +191,10 @@ def _run_role(role: str, settings: Settings, stop: threading.Event) -> int:
         from streams.web.role import run_web  # noqa: PLC0415 - as above
 
         return run_web(settings, stop)
+    if role == "hubble":
+        from streams.roles.hubble import run_hubble  # noqa: PLC0415 - as above
+
+        return run_hubble(settings, stop)
     from streams.roles.sinks import run_routes, run_sink  # noqa: PLC0415 - as above
 
     return run_routes(settings, stop) if role == "routes" else run_sink(role, settings, stop)

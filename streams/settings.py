@@ -86,7 +86,7 @@ class Settings(MetricsSettings):
     metrics: str = setting("WEIR_METRICS", "127.0.0.1:9702")
     """host:port of /metrics, /healthz and /readyz of the role enrich. The roles stdout, file, routes, alerts and
     journal use the next five ports, in this order, /readyz of all that run together is on the one after them, and the
-    role web uses the seventh. Port 0: any free port, and no common page."""
+    roles web and hubble use the next two. Port 0: any free port, and no common page."""
     web: str = setting("WEIR_WEB", "127.0.0.1:9700")
     """host:port of the page that the role web serves. With WEIR_WEB_AUTH=none it must be a loopback address."""
     web_auth: Literal["none", "kubernetes"] = setting("WEIR_WEB_AUTH", "none")
@@ -110,6 +110,17 @@ class Settings(MetricsSettings):
     pairs_limit: int = setting("WEIR_PAIRS_LIMIT", 200_000, least=1000)
     """Limit of combinations that a worker tells apart in an hour. A workload has a tenth of it. Beyond, verdicts count
     with any peer and port."""
+    hubble: str = setting("WEIR_HUBBLE", "")
+    """host:port at which the role hubble serves Hubble's API (docs/hubble.md), such as 127.0.0.1:4245. Empty: the role
+    does not run, unless the command line names it. Without certificates it must be a loopback address."""
+    hubble_certificate: Path | None = setting("WEIR_HUBBLE_CERTIFICATE", None)
+    """PEM file of the certificate of Hubble's API. A renewed one is taken into use."""
+    hubble_key: Path | None = setting("WEIR_HUBBLE_KEY", None)
+    """PEM file of that certificate's key."""
+    hubble_client_ca: Path | None = setting("WEIR_HUBBLE_CLIENT_CA", None)
+    """PEM file of the authorities of clients. Every client with a certificate of theirs reads all flows."""
+    hubble_streams: int = setting("WEIR_HUBBLE_STREAMS", 8, least=1, most=256)
+    """Limit of clients that read flows by Hubble's API at once. Each has a Kafka consumer and a thread of its own."""
     verdicts_by: VerdictsBy = setting("WEIR_VERDICTS_BY", "none")
     """Labels that kubeweir_streams_verdicts_total has for the pod whose policy decided: none, namespace, or workload
     (with its namespace)."""

@@ -36,7 +36,7 @@ def needed(name: str, found: set[str], extra: str = "") -> set[str]:
 
 def main() -> None:
     """Uninstall the distributions that kubeweir does not require, then delete tests and pip, then compile."""
-    keep = needed("kubeweir", set(), "otlp-grpc") | needed("kubeweir", set(), "cel")
+    keep = set.union(*(needed("kubeweir", set(), extra) for extra in ("otlp-grpc", "hubble", "cel")))
     installed = {canonicalize_name(d.metadata["Name"]) for d in importlib.metadata.distributions(path=[str(SITE)])}
     removed = sorted(installed - keep)
     subprocess.run(

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from enrich.runtime.last_success import LastSuccess
 
 CALLS_OF_ALERTS: Final = ("fetch", "produce", "write", "commit")
+CALLS_OF_HUBBLE: Final = ("fetch",)
 CALLS_OF_JOURNAL: Final = ("fetch", "produce", "commit")
 CALLS_OF_SINKS: Final = ("fetch", "write", "commit")
 

@@ -39,6 +39,18 @@ class Expression(Protocol):
         """Return whether it is true for a record; None if it cannot be evaluated."""
 
 
+class FlowTest(Protocol):
+    """Says which records are shown."""
+
+    def may_match(self, value: bytes) -> bool:
+        """Return False for a record that surely does not fit, by its bytes alone."""
+        ...
+
+    def match(self, flow: Flow, value: bytes) -> bool:
+        """Return whether to show a record."""
+        ...
+
+
 class Choice:
     """What to show."""
 

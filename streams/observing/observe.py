@@ -6,6 +6,7 @@ longer is read from the second.
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ import orjson
 
 from enrich.wire.flow import Flow, decode_flow
 from streams.kafka.ranges import Reader, read_range
-from streams.observing.choice import Choice
+from streams.observing.choice import FlowTest
 from streams.observing.sorting import sort_values
 
 _RECORDS_PER_READ: Final = 1000
@@ -136,7 +137,7 @@ class LastKeys:
 class Selection:
     """Decodes records, chooses among them, and drops repeats."""
 
-    def __init__(self, choice: Choice) -> None:
+    def __init__(self, choice: FlowTest) -> None:
         self._choice = choice
         self._keys = LastKeys()
 
@@ -147,7 +148,7 @@ class Selection:
         return None if shown is None or self._keys.is_repeat(shown.flow.id) else shown
 
 
-def _matching(value: bytes, choice: Choice) -> Shown | None:
+def _matching(value: bytes, choice: FlowTest) -> Shown | None:
     if not choice.may_match(value):
         return None
     try:
@@ -157,7 +158,7 @@ def _matching(value: bytes, choice: Choice) -> Shown | None:
         return None
 
 
-def last_matching(reader: Reader, choice: Choice, count: int, most: int | None = None) -> list[Shown]:
+def last_matching(reader: Reader, choice: FlowTest, count: int, most: int | None = None) -> list[Shown]:
     """Return the last ``count`` flows that fit, oldest first. Few may fit, so this looks eight times further back until
     it has found so many, or has read the whole topic; or ``most`` records of each partition, if that is given."""
     bounds = reader.bounds()
@@ -166,14 +167,36 @@ def last_matching(reader: Reader, choice: Choice, count: int, most: int | None =
     while True:
         start = {partition: max(first, end - span) for partition, (first, end) in bounds.items()}
         selection = Selection(choice)
-        found = [shown for record in read_range(reader, start, ends) if (shown := selection.pick(record.value))]
+        found = heapq.nlargest(count, _picked(reader, start, ends, selection), key=_time_of)
         is_whole = all(start[partition] == first for partition, (first, _) in bounds.items())
         if len(found) >= count or is_whole or (most is not None and span >= most):
             return _last(found, count)
         span = span * 8 if most is None else min(span * 8, most)
 
 
-def last_of_all(readers: Sequence[Reader], choice: Choice, count: int) -> list[Shown]:
+def first_matching(reader: Reader, choice: FlowTest, count: int) -> list[Shown]:
+    """Return the first ``count`` flows that fit, oldest first. Few may fit, so this looks eight times further until it
+    has found so many, or has read the whole topic."""
+    bounds = reader.bounds()
+    firsts = {partition: first for partition, (first, _) in bounds.items()}
+    span = count
+    while True:
+        ends = {partition: min(end, first + span) for partition, (first, end) in bounds.items()}
+        found = heapq.nsmallest(count, _picked(reader, firsts, ends, Selection(choice)), key=_time_of)
+        if len(found) >= count or all(ends[partition] == end for partition, (_, end) in bounds.items()):
+            return found
+        span *= 8
+
+
+def _picked(reader: Reader, start: Mapping[int, int], ends: Mapping[int, int], selection: Selection) -> Iterator[Shown]:
+    return (shown for record in read_range(reader, start, ends) if (shown := selection.pick(record.value)))
+
+
+def _time_of(shown: Shown) -> str:
+    return shown.flow.timestamp
+
+
+def last_of_all(readers: Sequence[Reader], choice: FlowTest, count: int) -> list[Shown]:
     """Return the last ``count`` flows that fit, oldest first. A topic is read if those before it have too few."""
     found: list[Shown] = []
     for reader in readers:
@@ -183,13 +206,19 @@ def last_of_all(readers: Sequence[Reader], choice: Choice, count: int) -> list[S
     return _last(found, count)
 
 
+def first_of_all(readers: Sequence[Reader], choice: FlowTest, count: int) -> list[Shown]:
+    """Return the first ``count`` flows that fit, oldest first."""
+    found = {shown.flow.id: shown for reader in readers for shown in first_matching(reader, choice, count)}
+    return heapq.nsmallest(count, found.values(), key=_time_of)
+
+
 def _last(found: list[Shown], count: int) -> list[Shown]:
-    found.sort(key=lambda shown: shown.flow.timestamp)
+    found.sort(key=_time_of)
     return found[-count:] if count else []
 
 
 def since_matching(
-    readers: Sequence[Reader], ends: Sequence[Mapping[int, int]], choice: Choice, window: Window
+    readers: Sequence[Reader], ends: Sequence[Mapping[int, int]], choice: FlowTest, window: Window
 ) -> Iterator[Shown]:
     """Yield the flows that fit and whose first packet is in the window, by that packet's time.
 
@@ -202,7 +231,7 @@ def since_matching(
 
 
 def since_rows(
-    readers: Sequence[Reader], ends: Sequence[Mapping[int, int]], choice: Choice, window: Window, keep: RowOf
+    readers: Sequence[Reader], ends: Sequence[Mapping[int, int]], choice: FlowTest, window: Window, keep: RowOf
 ) -> Iterator[list[Any]]:
     """Yield a row for each flow that fits and whose first packet is in the window, by that packet's time.
 
@@ -214,7 +243,7 @@ def since_rows(
 
 
 def _in_window(
-    readers: Sequence[Reader], ends: Sequence[Mapping[int, int]], choice: Choice, window: Window, keep: Keep
+    readers: Sequence[Reader], ends: Sequence[Mapping[int, int]], choice: FlowTest, window: Window, keep: Keep
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the time of each flow, and what is kept of it, sorted by time. Nothing comes before all were read."""
 
@@ -245,16 +274,25 @@ def _without_repeats(values: Iterable[tuple[str, T]], id_of: Callable[[T], str])
 def follow(
     reader: Reader,
     start: Mapping[int, int],
-    choice: Choice,
+    choice: FlowTest,
     write: Callable[[Shown], None],
     also: Callable[[], None] = lambda: None,
 ) -> None:
     """Show flows as they arrive, until interrupted; ``also`` is called between them."""
+    for shown in followed(reader, start, choice):
+        if shown is None:
+            also()
+        else:
+            write(shown)
+
+
+def followed(reader: Reader, start: Mapping[int, int], choice: FlowTest) -> Iterator[Shown | None]:
+    """Yield flows as they arrive, without end, and None after each read."""
     selection = Selection(choice)
     reader.start(start)
     while True:
         for record in reader.take(_RECORDS_PER_READ, _QUIET_S):
             shown = selection.pick(record.value)
             if shown is not None:
-                write(shown)
-        also()
+                yield shown
+        yield None

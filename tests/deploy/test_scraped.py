@@ -12,11 +12,12 @@ import yaml
 from enrich.model import NetworkPolicy
 from enrich.parse.objects import parse
 from enrich.runtime.settings import load
-from streams.main import ROLES, default_roles
+from streams.main import PORTS, ROLES, default_roles
 from streams.settings import Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 EVENTS = "components/events"
+HUBBLE = "components/hubble"
 
 
 def objects(*names: str) -> list[dict[str, Any]]:
@@ -50,12 +51,12 @@ def served(**more: str) -> set[int]:
     given |= {one["name"]: one["value"] for one in container(workload)["env"] if "value" in one}
     settings = load(Settings, {**given, **more})
     first = int(settings.metrics.rpartition(":")[2])
-    return {first + ROLES.index(role) for role in default_roles(settings)}
+    return {first + PORTS[role] for role in default_roles(settings)}
 
 
-def routes_setting() -> dict[str, str]:
-    [component] = objects(f"{EVENTS}/kustomization.yaml")
-    literals = [one for made in component["configMapGenerator"] for one in made.get("literals", [])]
+def settings_of(component: str) -> dict[str, str]:
+    [found] = objects(f"{component}/kustomization.yaml")
+    literals = [one for made in found["configMapGenerator"] for one in made.get("literals", [])]
     return dict(one.split("=", 1) for one in literals)
 
 
@@ -63,8 +64,9 @@ def test_every_role_that_runs_by_default_can_be_scraped_and_no_other() -> None:
     assert set(exposed("weir-streams").values()) == served()
 
 
-def test_the_role_that_the_component_starts_can_be_scraped_too() -> None:
-    assert set(exposed("weir-streams", f"{EVENTS}/weir-streams.yaml").values()) == served(**routes_setting())
+@pytest.mark.parametrize("component", [EVENTS, HUBBLE])
+def test_the_role_that_a_component_starts_can_be_scraped_too(component: str) -> None:
+    assert set(exposed("weir-streams", f"{component}/weir-streams.yaml").values()) == served(**settings_of(component))
 
 
 def test_the_network_policy_admits_scrapes_of_every_role_and_nothing_else() -> None:
@@ -72,14 +74,17 @@ def test_the_network_policy_admits_scrapes_of_every_role_and_nothing_else() -> N
     [rule] = policy["spec"]["ingress"]
     [workload] = objects("weir-streams.yaml")
     assert policy["spec"]["podSelector"]["matchLabels"] == workload["spec"]["template"]["metadata"]["labels"]
-    assert [rule["ports"]] == [[{"port": 9702, "endPort": 9702 + len(ROLES) - 1}]]
+    assert rule["ports"] == [{"port": 9702, "endPort": 9702 + len(ROLES) - 1}, {"port": 9702 + PORTS["hubble"]}]
     assert rule["from"]
     parsed = parse(policy)
     assert isinstance(parsed, NetworkPolicy)
     assert parsed.egress is None
 
 
-@pytest.mark.parametrize(("name", "patches"), [("weir-probe", ()), ("weir-streams", (f"{EVENTS}/weir-streams.yaml",))])
+@pytest.mark.parametrize(
+    ("name", "patches"),
+    [("weir-probe", ()), *(("weir-streams", (f"{one}/weir-streams.yaml",)) for one in (EVENTS, HUBBLE))],
+)
 def test_prometheus_does_not_drop_a_port_by_relabeling(name: str, patches: tuple[str, ...]) -> None:
     [scraped] = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
     [kept] = [one["regex"] for one in scraped["relabel_configs"] if one.get("action") == "keep"]

@@ -50,6 +50,7 @@ _MORE: Final = """\
   `kubeweir.verdicts.raw.reader`.
 - **The page (`weir-streams web`)** has the rights of readers. With those of workers, `/readyz` of the role says which
   are missing: give it a user of its own where Kafka checks rights ([web](web.md)).
+- **The role `hubble`**: those of the readers. Where Kafka checks rights, run it with their credentials.
 - **`weir dead redrive`:** WRITE on `kubeweir.dead` and on the topics that the letters came from.
 - **`weir routes groups --delete`:** DELETE on the groups `kubeweir.CLUSTER.` (prefixed).
 - **Kafka older than 3.0:** IDEMPOTENT_WRITE on the cluster for the probe and the workers."""

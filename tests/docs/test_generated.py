@@ -17,7 +17,7 @@ _METRIC = re.compile(r"\bkubeweir_(?:probe|streams)_[a-z_]+|\bkubeweir_ready\b")
 def test_the_generated_pages_are_current() -> None:
     assert stale() == [], "run `make docs`"
     files = {f"deploy/kafka/{name}" for name in ("acls.sh", "topics.yaml", "users.yaml")}
-    assert set(PAGES) == {"docs/settings.md", "docs/metrics.md", "docs/kafka-acls.md"} | files
+    assert set(PAGES) == {"docs/settings.md", "docs/metrics.md", "docs/kafka-acls.md", "docs/hubble-flags.md"} | files
 
 
 def test_every_metric_says_when_to_worry_and_no_other_does() -> None:

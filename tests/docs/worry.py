@@ -204,6 +204,14 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_alerts_groups": "At WEIR_ALERT_GROUPS: further groups evict quiet ones.",
     "kubeweir_streams_alerts_lag_records": "Above 100,000 for 5 minutes (WeirAlertsBehind): late records fire nothing.",
     "kubeweir_streams_alerts_restarts_total": "More than a few an hour without rule changes or rebalances.",
+    # --- Hubble's API
+    "kubeweir_streams_hubble_flows_total": "Never by itself.",
+    "kubeweir_streams_hubble_lost_flows_total": "Rises: verdicts are lost, or a client is slower than retention.",
+    "kubeweir_streams_hubble_refused_total": (
+        "`unavailable` rises: Kafka cannot be read. `resource_exhausted`: more clients than WEIR_HUBBLE_STREAMS, or "
+        "answers that are too large. `invalid_argument`: a client asks for what records do not have; the log says what."
+    ),
+    "kubeweir_streams_hubble_streams": "At WEIR_HUBBLE_STREAMS: further clients are refused.",
     # --- the journal
     "kubeweir_streams_journal_bad_entries_total": (
         "Any increase (WeirJournalDoubtful): something else writes to the journal."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,11 @@ from streams.cli.dead_letters import Redriven, letter_of, why_not
 from streams.cli.table import WIDE, flow_cells
 from streams.cli.verifying import Account
 from streams.forms import FORMS
+from streams.hubble.census import Census
+from streams.hubble.filters import FlowFilters
+from streams.hubble.flow_form import response
+from streams.hubble.losses import new_loss
+from streams.hubble.messages import message
 from streams.kafka.dead_letter_form import headers_of
 from streams.kafka.records import Record
 from streams.observing.choice import Choice
@@ -37,7 +43,7 @@ from tests.streams.alerts.test_hostile_records import AHEAD, DELTAS, RULES, STAT
 
 
 class Flows(Reader):
-    """Alerts, sinks, their forms, and `weir observe`: each refuses a record by ValueError, or takes it."""
+    """Alerts, sinks, their forms, Hubble's API and `weir observe`: each refuses a record by ValueError, or takes it."""
 
     good = (
         orjson.dumps(flow()),
@@ -53,6 +59,7 @@ class Flows(Reader):
     def _renew(self) -> None:
         self._counter = RecordCounter(RULES)
         self._selection = Selection(Choice(Filters(), Filters(networks=["10.0.0.0/8"])))
+        self._census, self._hubble = Census(), FlowFilters([message("FlowFilter")(source_ip=["10.0.0.0/8"])], [], ())
         self._columns = read_columns("--by", "hour,policy,service,workload,peer.name,src.labels.app")
         self._account = Account(verifier_of(BASE, PODS), "c1", WINDOW)
 
@@ -78,6 +85,10 @@ class Flows(Reader):
         except ValueError:
             return
         attributes(found)
+        self._census.add_flow(value, 1e9)
+        with contextlib.suppress(ValueError):  # an address or a time is none
+            self._hubble.match(found, value)
+            assert response(found, "", {}).SerializeToString()
         for form in FORMS.values():
             try:
                 orjson.loads(form(found)) if form is not FORMS["cef"] else form(found)
@@ -91,9 +102,13 @@ class Status(Reader):
     good = (orjson.dumps(loss()), orjson.dumps({**loss(), "type": "heartbeat", "next": 5}))
 
     def __init__(self) -> None:
+        self._census = Census()
         self._counter = RecordCounter([rule(name="lost", of="lost", group_by=["node"], above={"threshold": 1})])
 
     def __call__(self, value: bytes) -> None:
+        self._census.add_status(value, 1e9)
+        lost = new_loss(Record(0, 0, b"", value, 1), "")
+        assert lost is None or lost.SerializeToString()
         try:
             self._counter.count_status(value)
         except ValueError:
