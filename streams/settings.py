@@ -133,8 +133,8 @@ class Settings(MetricsSettings):
 
     def certificates(self) -> dict[str, Path]:
         """Return the PEM files of certificates, each by what it is for."""
-        own = {} if self.web_certificate is None else {"web": self.web_certificate}
-        return MetricsSettings.certificates(self) | own
+        own = {"web": self.web_certificate, "hubble": self.hubble_certificate}
+        return MetricsSettings.certificates(self) | {name: path for name, path in own.items() if path is not None}
 
     def group(self, name: str) -> str:
         """Return the name of a consumer group, which other clusters with the same topics do not share.

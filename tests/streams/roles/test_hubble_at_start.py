@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
@@ -32,3 +34,8 @@ def test_it_runs_if_it_has_an_address_and_its_metrics_leave_the_common_page_wher
     ports = list(PORTS.values())
     assert len(ROLES) not in ports
     assert len(set(ports)) == len(ports)
+
+
+def test_the_end_of_its_certificate_is_a_metric_too() -> None:
+    settings = Settings(hubble_certificate=Path("/tls.crt"))
+    assert settings.certificates() == {"hubble": Path("/tls.crt")}
