@@ -380,7 +380,7 @@ static __always_inline void expect_end_of(struct work *w, const struct connectio
 	} else {
 		/* A UDP socket's packets to a Service go to another backend once nf_conntrack has forgotten the last one. */
 		if (counted->state != TRAFFIC_UNLOGGED) {
-			moved = take_back(counted, opening);
+			moved = take_back(counted, opening, w->origin.time_ns);
 			end_traffic(counted, END_TIMEOUT, w->now);
 			*(volatile u64 *)&counted->owner = owner;
 			if (w->counted)

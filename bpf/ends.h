@@ -335,14 +335,14 @@ static __always_inline u32 count_of(u32 bytes, u32 serial)
 }
 
 /*
- * Take back what was counted for a packet that the pod has sent; word: count_of() it. Return its bytes, or 0 if it is not
- * certain that it is among what is counted and not reported. The place must be claimed.
+ * Take back what was counted for a packet that the pod has sent, at a time; word: count_of() it. Return its bytes, or 0
+ * if it is not certain that it is among what is counted and not reported. The place must be claimed.
  */
-static __always_inline u32 take_back(struct traffic *counted, u32 word)
+static __always_inline u32 take_back(struct traffic *counted, u32 word, u64 at)
 {
 	u32 bytes = word >> 8;
 
-	if (!bytes || (word & 0xff) != (counted->serial & 0xff))
+	if (!bytes || (word & 0xff) != (counted->serial & 0xff) || at < counted->since_ns)
 		return 0;
 	settle(counted);
 	if (!counted->packets[EGRESS] || counted->bytes[EGRESS] < bytes)

@@ -71,7 +71,9 @@ static __always_inline void write_origin(struct origin *origin, struct __sk_buff
 static __always_inline void fill_origin(struct __sk_buff *skb, struct work *w)
 {
 	write_origin(&w->origin, skb, &w->packet, w->key.endpoint, bpf_get_hash_recalc(skb), w->now);
-	w->origin.counted = 0; /* count_passing() says it later */
+#ifdef ENDS
+	w->origin.counted = 0; /* tell_exit() says it later */
+#endif
 }
 
 /*
@@ -201,7 +203,9 @@ static __always_inline enum found find_origin(struct __sk_buff *skb, struct work
 	origin = origins.lookup(&hash);
 	if (origin && is_sender(skb, origin, w, hash, local)) {
 		w->origin = *origin;
+#ifdef ENDS
 		w->origin.counted = 0; /* that of another packet */
+#endif
 		return ORIGIN_FOUND;
 	}
 	if (local != LOCAL_NODE && local != LOCAL_NONE) {

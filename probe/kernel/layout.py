@@ -212,7 +212,8 @@ ORIGIN: Final = np.dtype(
         ("protocol", "u1"),
         ("confirm", "u1"),
         ("fragment", "u1"),
-        ("padding", "u1", (5,)),
+        ("padding", "u1"),
+        ("counted", "<u4"),
     ]
 )
 BACKEND: Final = np.dtype([("time_ns", "<u8"), ("address", "u1", (16,)), ("port", "<u2"), ("padding", "<u2", (3,))])

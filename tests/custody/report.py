@@ -19,6 +19,8 @@ class Report:
     """How many verdicts each node has logged."""
     across: int = 0
     """Connections that were allowed between pods of two nodes, each with its records at both."""
+    epochs: int = 0
+    """Records about which policies are in force."""
     flows: Counter[str] = field(default_factory=Counter)
     """How many flows there were, by protocol and what happened."""
     in_windows: int = 0
@@ -40,7 +42,8 @@ class Report:
         return [
             *shown, f"flows: {kinds}",
             ", ".join(f"{node}: {count} verdicts" for node, count in sorted(self.by_node.items()))
-            + f"; {self.across} connections between pods of two nodes, each logged by both",
+            + f"; {self.across} connections between pods of two nodes, each logged by both; "
+            f"{self.epochs} times the policies of an epoch",
             f"{self.in_windows} flows while a policy changed, {self.nameless} ends without a name, {self.repeats} "
             f"records repeated, {self.twice} connections logged by two generations of maps, {self.alone} packets "
             "judged alone while one took over",

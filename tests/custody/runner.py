@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
-
-from confluent_kafka import Message
+from typing import Final
 
 from tests.custody.account import Account
 from tests.custody.desk import Desk, logged_ns
+from tests.custody.epochs import epoch_differences
 from tests.custody.ground import LASTING, Ground
+from tests.custody.outcome import read_flows, read_policies, status_problems
 from tests.custody.report import Report
 from tests.custody.script import NODES, Takeover
 from tests.custody.servers import Servers
@@ -33,8 +33,6 @@ _QUIET_NS: Final = 900_000_000
 _PATIENCE_S: Final = 180.0
 _ADOPTION_NS: Final = 60_000_000_000
 """For so long the probe looks at UDP of interfaces that are older than it."""
-_MISSING_S: Final = 50.0
-"""What is not on the topic after so long is missing, and the account says so."""
 _REUSED: Final = 3
 _FOUND: Final = "another generation of maps is in force"
 _REMOVED: Final = "the generation before was read to its end"
@@ -215,9 +213,12 @@ class Run:
             codes.append(node.probe.stop())
         captures.close()
         self._note_takeovers()
-        records = self._read()
+        batches = self.ground.broker.batches(f"{self.ground.site.prefix}.verdicts.raw")
+        records, policies = read_flows(self.ground.site, batches), read_policies(self.ground.site, batches)
         self.say(f"{time.monotonic() - self._started:6.1f} s {self._counts()}; comparing with {len(records)} records")
         report = Account(self.ground.script, captures.packets, records).report()
+        report.epochs = len(policies)
+        report.differences += epoch_differences(self.ground.script, policies) + status_problems(self.ground.site)
         if any(codes) or captures.dropped:
             report.differences.append(f"the probes ended with {codes}; {captures.dropped} packets were not captured")
         if report.differences:
@@ -241,23 +242,6 @@ class Run:
                 started = probe.lines("started")
                 if started and "CONNECTIONS" in begun[0]["sizes"]:
                     script.moves.append(Takeover(name, logged_ns(started[0]), last))
-
-    def _read(self) -> list[dict[str, Any]]:
-        """Read all records. How many there are to be, the raw topic knows; what is in them, the account."""
-        batches = self.ground.broker.batches(f"{self.ground.site.prefix}.verdicts.raw")
-        ids = {(batch.header.ring, number) for batch in batches for number in batch.numbers().tolist()}
-        seen: set[str] = set()
-        records: list[dict[str, Any]] = []
-        deadline = time.monotonic() + _MISSING_S
-
-        def enough(found: list[Message]) -> bool:
-            for message in found[len(records) :]:
-                records.append(json.loads(message.value()))
-                seen.add(records[-1]["id"])
-            return len(seen) >= len(ids) or time.monotonic() > deadline
-
-        enough(self.ground.site.read("flows", enough))
-        return records
 
 
 def _in_turn(chance: random.Random) -> Iterator[str]:

@@ -17,5 +17,7 @@ def test_wire_and_log_agree_while_policies_pods_probes_and_kafka_change() -> Non
     last = r"^[1-9]\d* packets, [1-9]\d* verdicts, 0 differences\n\Z"
     assert re.search(last, done.stdout, re.MULTILINE), done.output
     assert done.exit_code == 0, done.output
+    assert re.search(r"n1: [1-9]\d* verdicts, n2: [1-9]\d* verdicts; [1-9]\d* connections between", done.output)
+    assert re.search(r"[1-9]\d* times the policies of an epoch", done.output)
     for kind in ("TCP allowed", "TCP denied", "UDP allowed", "UDP denied", "ICMP allowed", "SCTP allowed"):
         assert re.search(rf"\b[1-9]\d* {kind}", done.stdout), done.output
