@@ -32,6 +32,7 @@ from streams.worker.ring_positions import RingPositions
 from tests.enrich.flows import CLOCK, make_cluster
 from tests.fuzz.reader import Reader
 from tests.kafka.batches import make_batch, make_ends, make_rows
+from tests.streams.test_contract import TALLY
 from tests.streams.worker.test_pipeline import SmallQueue
 
 TOPICS: Final = topics("p", 4)
@@ -52,7 +53,7 @@ class Raw(Reader):
     good = (
         make_batch(5, 3, {"lost": {"ring_full": (1, 40)}, "kept": [(5, 1), (7, 2)]}),
         make_batch(0, 2, denied=True, ingress=True),
-        make_batch(9, 0),
+        make_batch(9, 0, {"tally": TALLY}),
         make_batch(
             9,
             1,
