@@ -14,7 +14,8 @@ While a change of policy is asked for and not in force yet, either policy may ju
 another, both may log a connection that is opened just then, each in its own ring (docs/decisions/019-generations.md),
 and its next packets may be judged alone (:mod:`tests.custody.moves`); but nothing passes that policy denies, and what
 is dropped is counted. A pod that lives as long as the run is always named; another one may go without a name near the
-moments when its address changes hands. All of these are counted.
+moments when its address changes hands, and while the probe is away that would say whose it is. All of these are
+counted.
 """
 
 from __future__ import annotations
@@ -138,7 +139,10 @@ class Account:
             self._differ(f"{record} is of node {record.raw['node_name']} and cluster {record.raw['cluster']}")
         if flow.key.is_error:
             # It passes as part of the connection that it is about. Policy judges it only when that was just revoked.
-            if not self._is_changing(flow, record.at):
+            # So do programs that do not know the connection yet, while interfaces are moved.
+            if self._moves.during(flow, record.at):
+                self.result.alone += 1
+            elif not self._is_changing(flow, record.at):
                 self._differ(f"{record} is about an error, and no policy was changing")
             return
         found = Answer(record.passes, record.reason, record.policies)
@@ -176,9 +180,18 @@ class Account:
                 self._differ(f"{record}: {name} is {found}, in truth {host.name} {host.uid}")
 
     def _may_be_nameless(self, host: Host, at: int) -> bool:
-        others = (one for one in self._script.hosts if one is not host and set(one.addresses) & set(host.addresses))
+        """Return whether it may not be known who has a host's address: it has just changed hands, or no probe says so
+        on the node that has it, or on that which had it last."""
+        others = [one for one in self._script.hosts if one is not host and set(one.addresses) & set(host.addresses)]
         moments = [host.begun, host.gone, *(moment for one in others for moment in (one.begun, one.gone))]
-        return any(moment and abs(at - moment) < _SETTLED_NS for moment in moments)
+        if any(moment and abs(at - moment) < _SETTLED_NS for moment in moments):
+            return True
+        former = [one for one in others if one.gone <= host.begun]
+        nodes = {host.node, max(former, key=lambda one: one.gone, default=host).node}
+        return bool(others) and any(
+            one.node in nodes and one.first - _SETTLED_NS <= at <= one.last + _SETTLED_NS
+            for one in self._script.absences
+        )
 
     # --- flows
 
@@ -259,9 +272,11 @@ class Account:
     def _check_packets(self, flow: Flow, text: str, missing: tuple[list[Packet], list[Packet]]) -> None:
         """Each packet fares as policy says, and each end denies what its own policies deny."""
         least, unknown, is_moved = Counter[str](), 0, self._moves.opened(flow)
+        # Of most flows no policy changes meanwhile, so that one answer is that about all of their packets.
+        always = self._judge(flow, flow.first, flow.last + _JUDGED_NS)
         for way, lost, ends in ((flow.forward, missing[0], ENDS), (flow.back, missing[1], ENDS[::-1])):
             for packet, has_arrived in _fates(way, lost):
-                answers = self._judge(flow, packet.at, packet.at + _JUDGED_NS)
+                answers = always if len(always) == 1 else self._judge(flow, packet.at, packet.at + _JUDGED_NS)
                 passes = any(one.passes and other.passes for one, other in answers)
                 if has_arrived != passes and len(answers) == 1 and (has_arrived or not is_moved):
                     fate = "arrived" if has_arrived else "did not arrive"

@@ -31,8 +31,12 @@ class Moves:
 
     def opened(self, flow: Flow) -> bool:
         """Return whether a flow was opened while interfaces were moved on the node of one of its ends."""
+        return self.during(flow, flow.first)
+
+    def during(self, flow: Flow, at: int) -> bool:
+        """Return whether interfaces were moved at a time on the node of one of a flow's ends."""
         nodes = {host.node for host in (flow.source, flow.destination) if host}
-        return any(one.node in nodes and one.first <= flow.first <= one.last for one in self._moves)
+        return any(one.node in nodes and one.first <= at <= one.last for one in self._moves)
 
     def answered(self, record: Record) -> Flow | None:
         """Return the flow of which a record has taken an answer for a packet of its own."""

@@ -20,7 +20,7 @@ from tests.custody.epochs import epoch_differences
 from tests.custody.ground import LASTING, Ground
 from tests.custody.outcome import read_flows, read_policies, status_problems
 from tests.custody.report import Report
-from tests.custody.script import NODES, Takeover
+from tests.custody.script import NODES, Span
 from tests.custody.servers import Servers
 from tests.custody.traffic import Service, Traffic
 from tests.kafka.site import until
@@ -191,6 +191,7 @@ class Run:
             if fault.endswith("generation") or how == signal.SIGTERM:
                 current[node.name] = next(sizes[node.name])
             node.away.set()
+            since = time.time_ns()
             try:
                 node.probe.process.send_signal(how)
                 node.probe.process.wait(_PATIENCE_S)
@@ -198,6 +199,7 @@ class Run:
                 node.probe.wait_for("started", _PATIENCE_S)
             finally:
                 node.away.clear()
+                self.ground.script.absences.append(Span(node.name, since, time.time_ns()))
 
     # --- the end
 
@@ -237,11 +239,10 @@ class Run:
             begun, ended = (probe.lines(event) for event in (_FOUND, _REMOVED))
             if begun:
                 last = logged_ns(ended[-1] if ended else probe.lines("")[-1])
-                script.takeovers.append(Takeover(name, logged_ns(begun[0]), last))
-                # Connections are copied, and interfaces moved, when the probe works.
-                started = probe.lines("started")
-                if started and "CONNECTIONS" in begun[0]["sizes"]:
-                    script.moves.append(Takeover(name, logged_ns(started[0]), last))
+                script.takeovers.append(taken := Span(name, logged_ns(begun[0]), last))
+                # Connections are copied, and interfaces moved, as soon as policy is known: before "started" is logged.
+                if "CONNECTIONS" in begun[0]["sizes"]:
+                    script.moves.append(taken)
 
 
 def _in_turn(chance: random.Random) -> Iterator[str]:

@@ -63,8 +63,8 @@ class Service(NamedTuple):
     name: str
 
 
-class Takeover(NamedTuple):
-    """A time in which one generation of maps took over from another on a node, as the probe has said."""
+class Span(NamedTuple):
+    """A time in which something was so on a node."""
 
     node: str
     first: int
@@ -79,9 +79,12 @@ class Script:
     changes: list[Change] = field(default_factory=list)
     """In the order of their times. The first one is in force from the beginning."""
     services: list[Service] = field(default_factory=list)
-    takeovers: list[Takeover] = field(default_factory=list)
-    moves: list[Takeover] = field(default_factory=list)
-    """The parts of takeovers in which interfaces were moved from one table of connections to another."""
+    takeovers: list[Span] = field(default_factory=list)
+    """When one generation of maps took over from another, as the probe has said."""
+    moves: list[Span] = field(default_factory=list)
+    """The takeovers in which interfaces were moved from one table of connections to another."""
+    absences: list[Span] = field(default_factory=list)
+    """When a node had no probe that worked."""
 
     def states(self, first: int, last: int, node: str) -> list[frozenset[Policy]]:
         """Return the sets of policies that may have been in force on a node at some moment of a time."""

@@ -26,7 +26,7 @@ from tests.custody.sample_run import (
     end_of,
     flow_of,
 )
-from tests.custody.script import Takeover
+from tests.custody.script import Span
 
 
 def test_nothing_is_found_where_nothing_is_wrong(sample: SampleRun) -> None:
@@ -85,13 +85,13 @@ def test_two_generations_may_log_a_connection_while_one_takes_over_and_at_no_oth
     again = sample.records[1] | {"id": "other-0", "timestamp": sample.records[1]["timestamp"].replace(".0", ".1")}
     sample.records.append(again)
     assert sample.account().differences
-    sample.script.takeovers = [Takeover("n2", START + 9 * S, START + 11 * S)]
+    sample.script.takeovers = [Span("n2", START + 9 * S, START + 11 * S)]
     report = sample.account()
     assert (report.differences, report.twice) == ([], 1)
     again["id"] = f"ring-{len(sample.records) - 1}"
     assert sample.account().differences
     again["id"] = "other-0"
-    for taken in (Takeover("n2", START + 9 * S, START + 10 * S), Takeover("n1", START + 9 * S, START + 11 * S)):
+    for taken in (Span("n2", START + 9 * S, START + 10 * S), Span("n1", START + 9 * S, START + 11 * S)):
         sample.script.takeovers = [taken]
         assert sample.account().differences
 
@@ -107,6 +107,10 @@ def test_a_name_may_be_absent_only_near_the_moment_when_an_address_changes_hands
     finally:
         NEW.begun = before
     assert (report.differences, report.nameless) == ([], 1)
+    for node, until_s, is_honest in (("n2", 106, False), ("n2", 108, True), ("n1", 108, True)):
+        # The one that had the address last was on n1.
+        sample.script.absences = [Span(node, START + 104 * S, START + until_s * S)]
+        assert (sample.account().differences == []) is is_honest
 
 
 def test_the_oracle_knows_ports_labels_and_blocks() -> None:
@@ -127,7 +131,7 @@ def test_the_oracle_knows_ports_labels_and_blocks() -> None:
     assert judge([LOW], "server", "egress", Peer("client", "10.0.0.1"), TCP, 1).reason == "no_policy"
 
 
-MOVES = [Takeover("n1", START + 4 * S, START + 6 * S)]
+MOVES = [Span("n1", START + 4 * S, START + 6 * S)]
 
 
 def moved_service() -> SampleRun:
@@ -148,7 +152,7 @@ def test_a_connection_that_is_opened_while_interfaces_are_moved_may_be_adopted_a
     run = moved_service()
     report = run.account()
     assert (report.differences, report.alone, report.twice) == ([], 2, 1)
-    run.script.moves = [Takeover("n1", START, START + 4 * S)]
+    run.script.moves = [Span("n1", START, START + 4 * S)]
     assert len(run.account().differences) > 2
     run = moved_service()
     run.records = [one for one in run.records if one["reason"] != "unknown_flow"]

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from netns import Space, open_socket, ping
+from netns import GATEWAY_4, Space, open_socket, ping
 
 from tests.custody.ground import BACKENDS, VIPS, Ground
 from tests.custody.packets import SCTP
@@ -136,7 +136,8 @@ class Traffic:
             if (sender.is_node or target.is_node) and sender.node != target.node and name not in _ROUTED:
                 return  # nothing is captured at a node, so only its own pods know what it sends
             # What is sent to a Service arrives at its backend, as what is sent to that directly.
-            ends = sender.addresses[family], backend.addresses[family]
+            own = GATEWAY_4 if sender.is_node and family == 0 else sender.addresses[family]
+            ends = own, backend.addresses[family]
             trip = Trip(self._ground.spaces[sender.name], address, lambda protocol: self._port(*ends, protocol),
                         chance, self._over)  # fmt: skip
             # Of pings and fragments there is one at a time, because a record or a fragment does not say of which it is.
