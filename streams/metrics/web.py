@@ -22,5 +22,14 @@ class WebMetrics:
             ("status",),
             registry=registry,
         )
+        self.skipped = Counter(
+            "kubeweir_web_skipped_records",
+            "Records of the topic of flows that no live view was offered. too_large: more than 64 KiB. invalid: not a "
+            "record",
+            ("reason",),
+            registry=registry,
+        )
+        for reason in ("too_large", "invalid"):
+            self.skipped.labels(reason)
         for status in ("400", "401", "404", "503"):
             self.refused.labels(status)

@@ -40,6 +40,7 @@ _MAX_TOKEN: Final = 8192
 _SAID: Final = {
     "slow": "This browser took records slower than they came.",
     "stopping": "The server is stopping.",
+    "expired": "The token has expired.",
 }
 T = TypeVar("T")
 
@@ -92,7 +93,7 @@ class Page:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not token.strip() or len(token) > _MAX_TOKEN:
             raise RefusedError(401, "A token is needed. Make one: kubectl create token SERVICEACCOUNT")
-        viewer = TokenViewer(self._gate, token.strip())
+        viewer: Viewer = TokenViewer(self._gate, token.strip())
         deadline = asyncio.get_running_loop().time() + _TOKEN_S
         # The gate's threads ask, and have nobody to call back.
         while (status := viewer.status()) is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
@@ -159,9 +160,9 @@ class Page:
             return self._refused(RefusedError(503, f"{MAX_VIEWS} live views are open, as many as may be: close one."))
         outbox = Outbox(asyncio.get_running_loop())
         watcher = Watcher(query.choice, viewer, outbox.put)
-        return StreamingResponse(self._stream(outbox, watcher), media_type="text/event-stream")
+        return StreamingResponse(self._stream(outbox, watcher, viewer), media_type="text/event-stream")
 
-    async def _stream(self, outbox: Outbox, watcher: Watcher) -> AsyncIterator[bytes]:
+    async def _stream(self, outbox: Outbox, watcher: Watcher, viewer: Viewer) -> AsyncIterator[bytes]:
         # Not before: of a browser that is gone already, this never begins, and so never ends.
         self._outboxes.add(outbox)
         self._metrics.views.set(len(self._outboxes))
@@ -169,6 +170,8 @@ class Page:
             self._feed.join(watcher, outbox.put)
             while (message := await outbox.take(_HEARTBEAT_S)) is not None:
                 yield message or b": still here\n\n"
+                if viewer.status() == UNAUTHENTICATED:
+                    outbox.end("expired")
             if outbox.ended == "slow":
                 self._metrics.cut.inc()
             yield event("cut", orjson.dumps({"why": _SAID.get(outbox.ended, "")}))

@@ -17,7 +17,7 @@ import structlog
 from enrich.wire.flow import decode_flow
 from streams.kafka.connection import ReadError
 from streams.kafka.ranges import Reader
-from streams.web.watcher import Watcher, event
+from streams.web.watcher import MAX_RECORD, Watcher, event
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -40,8 +40,11 @@ class FeedReader(Reader, Protocol):
 class FlowFeed:
     """The thread, and the views."""
 
-    def __init__(self, open_reader: Callable[[], FeedReader]) -> None:
-        self._open = open_reader
+    def __init__(
+        self, open_reader: Callable[[], FeedReader], on_skipped: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """``on_skipped`` counts records that are not shown to anybody, by the reason."""
+        self._open, self._on_skipped = open_reader, on_skipped
         self._lock = threading.Lock()
         self._watchers: dict[Watcher, Callable[[bytes], bool]] = {}
         self._stop, self._wake = threading.Event(), threading.Event()
@@ -129,13 +132,17 @@ class FlowFeed:
             self._offer(record.value)
 
     def _offer(self, value: bytes) -> None:
+        if len(value) > MAX_RECORD:
+            self._on_skipped("too_large")
+            return
         watchers = [one for one in tuple(self._watchers) if one.may_match(value)]
         if not watchers:
             return
         try:
             flow = decode_flow(value)
         except ValueError:
-            return  # anybody who may write to the topic can put anything there
+            self._on_skipped("invalid")  # anybody who may write to the topic can put anything there
+            return
         for watcher in watchers:
             watcher.offer(flow, value)
 

@@ -29,6 +29,7 @@ from streams.observing.observe import last_matching, parse_since, since_matching
 from streams.settings import Settings
 from streams.web.query import Query
 from streams.web.viewers import Viewer, sees, sees_both
+from streams.web.watcher import MAX_RECORD
 
 LAST: Final = 200
 """Records that a view begins with."""
@@ -65,13 +66,18 @@ class _VisibleChoice(Choice):
 
     def may_match(self, value: bytes) -> bool:
         """Return False for a record that surely does not fit. Raises ReadError when the time is over."""
-        if time.monotonic() > self._deadline:
-            raise ReadError(f"this takes longer than {TIMEOUT_S:.0f} s: choose a shorter time, or weir observe")
-        return self._choice.may_match(value)
+        check_time(self._deadline)
+        return len(value) <= MAX_RECORD and self._choice.may_match(value)
 
     def match(self, flow: Flow, value: bytes) -> bool:
         """Return whether a record fits, and the viewer may see it. Raises UndecidedError."""
         return self._choice.match(flow, value) and decided(lambda: sees(self._viewer, flow))
+
+
+def check_time(deadline: float) -> None:
+    """Raise ReadError when the time is over."""
+    if time.monotonic() > deadline:
+        raise ReadError(f"this takes longer than {TIMEOUT_S:.0f} s: choose a shorter time, or weir observe")
 
 
 def decided(ask: Callable[[], bool | None]) -> bool:
@@ -124,7 +130,9 @@ class PastQuestions:
         since = parse_since(timestamp, datetime.now(UTC)) - timedelta(seconds=1)
         topics, connection = self._settings.topics, self._connection()
         names = (topics.flows.name, topics.denied.name)
-        flow = find_record(connection, names, record_id, unix_ms(since), lambda _: None)
+        deadline = time.monotonic() + TIMEOUT_S
+        # It is called once in a while; an id that does not exist would be looked for to the end of the topics.
+        flow = find_record(connection, names, record_id, unix_ms(since), lambda _: check_time(deadline))
         if flow is None or not decided(lambda: sees(viewer, flow)):
             raise LookupError("there is no such record any more")
         answer: dict[str, Any] = {"flow": msgspec.to_builtins(flow), "lines": [], "why": ""}

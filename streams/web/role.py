@@ -92,7 +92,11 @@ def _work(role: RunningRole) -> None:
     read = (topics.flows.name, topics.denied.name, topics.journal.name, topics.endpoints.name)
     role.needs = Needs(reads=frozenset(read), writes=frozenset(), groups=frozenset(reader_group(name) for name in read))
     gate = TokenGate(flows_reviewer(), max_kept=_KEPT_ANSWERS) if settings.web_auth == "kubernetes" else None
-    feed = FlowFeed(lambda: TopicReader(settings.connection(), topics.flows.name))
+
+    def count_skipped(reason: str) -> None:
+        metrics.skipped.labels(reason).inc()
+
+    feed = FlowFeed(lambda: TopicReader(settings.connection(), topics.flows.name), count_skipped)
     past = PastQuestions(settings, settings.connection)
     with _listening(address) as listener:
         log.info("the page is served", url=_url(settings, listener), auth=settings.web_auth)

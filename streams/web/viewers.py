@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from enrich.runtime.token_gate import ALLOWED, FORBIDDEN, UNAUTHENTICATED, UNKNOWN, TokenGate
+from enrich.runtime.token_gate import ALLOWED, FORBIDDEN, UNAUTHENTICATED, TokenGate
 from enrich.wire.flow import Flow
 
 EVERYWHERE: Final = ""
@@ -25,12 +25,19 @@ _MAX_NAMESPACES: Final = 4096
 class Viewer(Protocol):
     """Somebody who looks at the page."""
 
+    def status(self) -> int | None:
+        """Return ALLOWED if it is known who it is; else why not, None while that is asked."""
+
     def may_see(self, namespace: str) -> bool | None:
         """Return whether the records of a namespace may be shown; None while that is asked."""
 
 
 class Everybody:
     """The viewer of a page without authentication."""
+
+    def status(self) -> int | None:
+        """Return ALLOWED."""
+        return ALLOWED
 
     def may_see(self, namespace: str) -> bool | None:  # noqa: ARG002 - the others ask
         """Return True."""
@@ -80,14 +87,10 @@ def sees(viewer: Viewer, flow: Flow) -> bool | None:
 def sees_both(viewer: Viewer, flow: Flow) -> bool | None:
     """Return whether a viewer may see everything about both ends, as an explanation tells it; None while that is asked.
     What is no pod has no policies."""
-    answers = [viewer.may_see(EVERYWHERE)]
-    if answers[0]:
+    if viewer.may_see(EVERYWHERE):
         return True
     ends = [end.namespace for end in (flow.src, flow.dest) if end.namespace]
     answers = [viewer.may_see(namespace) for namespace in ends]
     if False in answers or not answers:
         return False
     return None if None in answers else True
-
-
-__all__ = ["EVERYWHERE", "UNKNOWN", "Everybody", "TokenViewer", "Viewer", "sees", "sees_both"]

@@ -145,6 +145,7 @@ WORRY: Final[dict[str, str]] = {
         "offsets were set."
     ),
     # --- the role web
+    "kubeweir_web_skipped_records_total": "Any: somebody else writes to the topic of flows: who has the right to?",
     "kubeweir_web_cut_views_total": "Rises steadily: browsers on a slow line; let them filter.",
     "kubeweir_web_live_views": "Near 64: more are refused.",
     "kubeweir_web_refused_requests_total": (

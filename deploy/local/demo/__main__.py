@@ -32,8 +32,10 @@ ROUND_EVERY_S = 10.0
 RESTART_S = 3.0
 ALERTS_PORT = 4
 """The port of the role `alerts` is the enricher's port plus this (streams.main.ROLES)."""
-STREAMS_PORTS = 6
-"""After the enricher's port, one for each other role, and the one of all roles."""
+STREAMS_PORTS = 8
+"""After the enricher's port, one for each other role, the one of all roles, that of the role web, and its page."""
+LIBRARIES = ROOT / "streams/web/static/vendor"
+"""What the page needs, which `make setup` downloads."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -238,6 +240,7 @@ class Demo:
     def _keep(self) -> None:
         port = self._ports["kafka"]
         say("KEEP=1: running until Ctrl-C, with a round of connections every ten seconds. Try in another terminal:")
+        self._start_page()
         say(f"  kcat -C -b 127.0.0.1:{port} -t kubeweir.flows -o end")
         say(f"  curl {self._alertmanager}/api/v2/alerts")
         say("  ip netns exec weir-demo-web curl -m 2 http://10.244.0.20:8080/        (allowed)")
@@ -263,6 +266,14 @@ class Demo:
             if time.monotonic() >= due:
                 self._pods.attempt_all(ATTEMPTS)
                 due = time.monotonic() + ROUND_EVERY_S
+
+    def _start_page(self) -> None:
+        if not LIBRARIES.is_dir():
+            say("  make setup    (with npm: then the demo has a page, too)")
+            return
+        page = f"127.0.0.1:{self._ports['streams'] + STREAMS_PORTS}"
+        self._stack.start("web", [script("weir-streams"), "web", "--alone"], {**self._env("streams"), "WEIR_WEB": page})
+        say(f"  open http://{page}/ in a browser    (the same verdicts, and the why of each)")
 
     def _env(self, service: str) -> dict[str, str]:
         return {

@@ -86,13 +86,15 @@ class View:
 
 def test_each_view_has_what_fits_it_and_rubbish_stops_nothing() -> None:
     topic = Topic()
-    feed = FlowFeed(topic.open)
+    skipped: list[str] = []
+    feed = FlowFeed(topic.open, skipped.append)
     feed.start()
     everything, denies = View(feed), View(feed, verdicts=["deny"])
-    for value in (b"", b"rubbish", b'{"a":' * 100_000, msgspec.json.encode(make_flow(1))):
+    for value in (b"", b"rubbish", b'{"a":' * 9000, b"x" * 70_000, msgspec.json.encode(make_flow(1))):
         topic.add(value)
     topic.add(msgspec.json.encode(make_flow(2, disposition="deny")))
     until(lambda: sorted(everything.ids()) == ["r1-1", "r1-2"])
+    assert sorted(skipped) == ["invalid"] * 3 + ["too_large"]
     until(lambda: denies.ids() == ["r1-2"])
     feed.leave(everything.watcher)
     topic.add(msgspec.json.encode(make_flow(3, disposition="deny")))
