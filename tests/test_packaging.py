@@ -91,6 +91,8 @@ def test_import_contracts_hold() -> None:
         ("grpc", {"streams/sinks/grpc_call.py", "streams/hubble/server.py", "streams/hubble/service.py"}),
         ("opentelemetry", {"streams/sinks/otlp.py"}),
         ("pyarrow", {"streams/cli/sql"}),
+        ("starlette", {"streams/web"}),
+        ("uvicorn", {"streams/web"}),
         ("watchfiles", {"enrich/runtime/folder.py"}),
     ],
 )
