@@ -1,9 +1,10 @@
 // The table of records: one line each, the newest first, and denies before allows if the reader wants it so.
 
-import { byId, el, fill, plain } from "./dom.js";
+import { byId, el, plain } from "./dom.js";
 import { isUtc, local, utc } from "./times.js";
 
-const KEPT = 400;
+const KEPT = 200;
+const DRAW_MS = 400;
 const RANK = { deny: 0, audit: 1 };
 const WORDS = { deny: "denied", audit: "audited", allow: "allowed" };
 
@@ -37,6 +38,7 @@ export function startLines(open) {
   let kept = [];
   const byKey = new Map();
   let pending = false;
+  let drawn = 0;
   let chosen = "";
 
   const line = (flow) => {
@@ -61,29 +63,37 @@ export function startLines(open) {
     el("span", { class: "pod" }, plain(end.name || end.text)),
     end.note ? el("span", { class: "note" }, plain(end.note)) : null);
 
-  const order = (one, other) => {
-    if (byId("first").checked) {
-      const ranks = (RANK[one.disposition] ?? 2) - (RANK[other.disposition] ?? 2);
-      if (ranks) return ranks;
-    }
-    return one.timestamp < other.timestamp ? 1 : one.timestamp > other.timestamp ? -1 : 0;
-  };
+  const newest = (one, other) => (one.timestamp < other.timestamp ? 1 : one.timestamp > other.timestamp ? -1 : 0);
+  const denies = (one, other) => (RANK[one.disposition] ?? 2) - (RANK[other.disposition] ?? 2);
   const draw = () => {
     pending = false;
+    drawn = Date.now();
     const focused = document.activeElement?.closest?.("tr")?.dataset.id;
-    kept.sort(order);
+    // The oldest go, whatever they are: else old denies would leave no room for new records.
+    kept.sort(newest);
     for (const gone of kept.splice(KEPT)) byKey.delete(gone.id);
-    const wanted = kept.map((flow) => {
+    const ordered = byId("first").checked ? [...kept].sort(denies) : kept;
+    const wanted = ordered.map((flow) => {
       const found = byKey.get(flow.id);
       if (found.line === null) found.line = line(flow);
       return found.line;
     });
-    fill(body, ...wanted);
+    let at = body.firstElementChild;
+    for (const one of wanted) {
+      if (at === one) at = at.nextElementSibling;
+      else body.insertBefore(one, at);
+    }
+    while (at) {
+      const gone = at;
+      at = at.nextElementSibling;
+      gone.remove();
+    }
     for (const one of wanted) one.classList.toggle("chosen", one.dataset.id === chosen);
     if (focused) byKey.get(focused)?.line?.querySelector("button").focus({ preventScroll: true });
   };
   const soon = () => {
-    if (!pending) requestAnimationFrame(draw);
+    // At once after a pause, and not more often than an eye follows.
+    if (!pending) setTimeout(() => requestAnimationFrame(draw), Math.max(0, drawn + DRAW_MS - Date.now()));
     pending = true;
   };
   byId("first").addEventListener("change", soon);
