@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -58,6 +59,11 @@ class Stretches:
 
     segments: list[Segment]
     bounds: list[int]
+
+    def segment_at(self, at_ns: int) -> Segment | None:
+        """Return the segment that a time is in; None if nothing is known of it."""
+        place = bisect_right(self.segments, at_ns, key=lambda one: one.since_ns) - 1
+        return self.segments[place] if place >= 0 and at_ns < self.segments[place].until_ns else None
 
 
 @dataclass(eq=False, slots=True)

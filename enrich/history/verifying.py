@@ -20,16 +20,18 @@ THEORY OF OPERATION
 6. A record *disagrees* only if everything that the answer depends on is known: all of the time around it is in the
    journal, and no possible pod would have been decided as recorded. Otherwise nothing is said.
 
-Equal questions are asked once. The time around a record matters only through the changes in it, so the answer holds
-for a span of time (:class:`Judged`).
+Equal questions are asked once, and so are questions about pods and ports that no policy tells apart
+(:mod:`enrich.history.alike`). The time around a record matters only through the changes in it, so the answer holds for
+a span of time (:class:`Judged`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import product
-from typing import Final
+from typing import Final, NamedTuple
 
+from enrich.history.alike import Alike
 from enrich.history.comparing import BEFORE_NS
 from enrich.history.distinctions import Distinctions, Distinguished
 from enrich.history.judging import DENY, JUDGED
@@ -57,6 +59,13 @@ _MAX_REMEMBERED: Final = 100_000
 """Questions that are asked once."""
 
 
+class _Apart(NamedTuple):
+    """What the policies about the pods of a namespace tell apart."""
+
+    distinguished: Distinguished
+    alike: Alike
+
+
 class Verifier:
     """Judges the records of one cluster and one window of time."""
 
@@ -68,7 +77,7 @@ class Verifier:
         self._node_ips = frozenset(ip for node in timeline.all_nodes() for ip in node.all_ips)
         self._stretches: dict[Scope, Stretches] = {}
         self._questions: dict[object, Question] = {}
-        self._distinguished: dict[str, Distinguished] = {}
+        self._distinguished: dict[str, _Apart] = {}
 
     def forget(self) -> None:
         """Forget all questions, and what was kept of the records that they are about. Records may name any namespace,
@@ -99,6 +108,10 @@ class Verifier:
         if last_ns - at_ns > self.after_ns:
             outcome, text = self._outcome(question, at_ns, last_ns)
             return Judged(outcome, at_ns, at_ns + 1, text)
+        segment = question.stretches.segment_at(at_ns)
+        if segment is not None and all(self._fitting(question, segment)[0]):
+            # What happens near it does not matter.
+            return Judged(Outcome.AGREES, max(since, segment.since_ns), min(until, segment.until_ns))
         bounds = question.stretches.bounds
         place = bisect_right(bounds, at_ns)
         found = question.answers.get(place)
@@ -132,7 +145,7 @@ class Verifier:
         """Return the question about a record, and what it depends on. Raises UnsayableError."""
         subject, peer = flow.subject, flow.peer
         protocol, subject_ip, peer_ip = connection_of(flow)
-        apart = self._apart(subject.namespace)
+        apart, alike = self._apart(subject.namespace)
         subjects = self._pods.choices(subject, subject_ip, apart.labels)
         peers: tuple[Choice | None, ...] = (None,)
         if peer.pod_name:
@@ -143,8 +156,9 @@ class Verifier:
         is_held = not (self._pods.is_surely(subject_ip, subject) and self._pods.is_surely(peer_ip, peer))
         place = peer_ip if is_node else apart.stretch(peer_ip)
         key = (
-            scope, tuple(one.kind for one in subjects), tuple(one.kind if one else -1 for one in peers), place,
-            subject_ip == peer_ip, flow.connection.direction, protocol, flow.connection.dest_port, flow.protocol,
+            scope, tuple(alike.pods(*one) for one in subjects), tuple(one and alike.pods(*one) for one in peers),
+            place, subject_ip == peer_ip, flow.connection.direction, protocol,
+            alike.port(flow.connection.dest_port), flow.protocol,
             flow.disposition, flow.reason, flow.policies, flow.isolated_by, is_node and flow.node_name,
             is_held and (subject_ip, subject.pod_uid, peer_ip, peer.pod_uid),
         )  # fmt: skip
@@ -153,13 +167,13 @@ class Verifier:
             flow, None, subjects, peers, subject_ip, peer_ip, protocol, scope, stretches, is_held
         )  # fmt: skip
 
-    def _apart(self, namespace: str) -> Distinguished:
+    def _apart(self, namespace: str) -> _Apart:
         """Return what the policies of the window tell apart."""
         found = self._distinguished.get(namespace)
         if found is None:
             views = [one.view for one in self._stretches_of(Scope(namespace, nodes=True)).segments]
             distinctions = Distinctions.of(views, namespace, self._pods.left_out)
-            found = self._distinguished[namespace] = Distinguished(distinctions)
+            found = self._distinguished[namespace] = _Apart(Distinguished(distinctions), Alike(views, namespace))
         return found
 
     # --- what the policies of the time say

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -32,6 +31,7 @@ from enrich.wire.address_interval import AddressInterval, AddressIntervalError, 
 from enrich.wire.flow import End, Flow, decode_flow
 from enrich.wire.journal import Profile
 from streams.cli.past import Past
+from streams.cli.terminal import show_progress
 from streams.kafka.connection import Connection, NoTopicError
 from streams.kafka.ranges import read_range
 from streams.kafka.reading import TopicReader, read_committed
@@ -41,13 +41,6 @@ _MAX_CANDIDATES: Final = 16
 _PROGRESS_EVERY: Final = 100_000
 Progress = Callable[[str], None]
 _Choice = TypeVar("_Choice")
-
-
-def show_progress(text: str) -> None:
-    """Write a text over the last one, where a person looks."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[Kweir: {text}")
-        sys.stderr.flush()
 
 
 def find_record(

@@ -3,6 +3,7 @@ form of tables and lists."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
@@ -39,3 +40,10 @@ def listed(texts: Sequence[str], most: int) -> str:
     """Return the first ``most`` texts with commas between them, and how many more there are."""
     more = len(texts) - most
     return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def show_progress(text: str) -> None:
+    """Write a text over the last one, where a person looks."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[Kweir: {text}")
+        sys.stderr.flush()

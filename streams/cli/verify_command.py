@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any, Final
 
 import click
 from rich.text import Text
 
 from enrich.history.moments import moment
-from enrich.history.record_pods import RecordPods
 from enrich.history.record_question import Outcome
-from enrich.history.stand_ins import EVERYWHERE
-from enrich.history.verifying import Verifier
 from enrich.runtime.settings import SettingsError
-from enrich.wire.address_interval import AddressInterval
 from streams.cli.advice_window import CANNOT_SAY, CannotSayError, end_with, say
-from streams.cli.explain_past import intervals_of, show_progress
 from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
-from streams.cli.past import Past, load_past
+from streams.cli.past import Past
 from streams.cli.terminal import PipeConsole, printable
+from streams.cli.verify_shares import (
+    MAX_PROCESSES,
+    WORTH_A_PROCESS,
+    Judgement,
+    Request,
+    judge_shares,
+    split,
+    window_of,
+)
 from streams.cli.verify_text import as_json, lines
-from streams.cli.verifying import Account, Sums
-from streams.kafka.connection import Connection, ReadError
-from streams.kafka.ranges import read_range
-from streams.kafka.reading import TopicReader
-from streams.kafka.records import Record
+from streams.cli.verifying import Sums
 from streams.observing.observe import parse_duration, parse_window
-from streams.settings import Settings
 
 DISAGREES: Final = 1
-_AT_ONCE: Final = 5_000
 _LATE_MS: Final = 600_000
 """Workers may write a record so long after its packet. Only a window that ends before now is left there: whoever may
 write to the topic chooses the times of records, and could hide the rest of a partition behind forged ones."""
@@ -53,12 +49,13 @@ write to the topic chooses the times of records, and could hide the rest of a pa
 )
 @click.option("--strict", is_flag=True, help="Exit with 3 if some record cannot be judged, or is not read.")
 @click.option("--show", "most", type=click.IntRange(0), default=20, show_default=True, help="Findings in a table.")
+@click.option("--processes", type=click.IntRange(1, 64), help="Processes that judge. [one a core, up to 4]")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @cluster_option
 @kafka_options
 def verify(
     since: str, until: str | None, namespaces: Sequence[str], delay: str, most: int, output: str, *,
-    strict: bool, **given: Any,
+    strict: bool, processes: int | None, **given: Any,
 ) -> None:  # fmt: skip
     """Judge the records of the log again, by the policies of their time, and report those that disagree.
 
@@ -80,13 +77,13 @@ def verify(
     cluster = chosen_cluster(given["cluster"])
 
     def answer() -> int:
-        past = load_past(connection, topics, cluster, window[0], EVERYWHERE)
-        pods = _pods(connection, settings, past)
-        verifier = Verifier(past.timeline, pods, window, delay_ns)
-        account = Account(verifier, past.timeline.cluster, window, frozenset(namespaces))
+        # Only a window that ends before now is left early: see _LATE_MS.
         read_until_ms = None if until is None or strict else window[1] // 1_000_000 + _LATE_MS
-        sums = _read(connection, topics.flows.name, window[0], read_until_ms, account, past.notes)
-        notes = [*past.notes, *_notes(past, sums, window)]
+        request = Request(connection, topics, cluster, window, delay_ns, frozenset(namespaces), read_until_ms)
+        whole = window_of(request)
+        past, found = judge_shares(request, split(whole, processes or _worth(whole.records)))
+        sums = found.sums
+        notes = [*past.notes, *found.notes, *_notes(past, found, window)]
         if output == "json":
             click.echo(json.dumps(as_json(sums, window, notes)))
         else:
@@ -116,62 +113,19 @@ def _delay(text: str) -> int:
         raise ValueError(f"--delay: {error}") from error
 
 
-def _pods(connection: Connection, settings: Settings, past: Past) -> RecordPods:
-    intervals: Sequence[AddressInterval] = ()
-    try:
-        intervals = intervals_of(connection, settings.topics.endpoints.name, past.timeline.cluster)
-    except ReadError as error:
-        past.notes.append(f"which pods had which addresses cannot be read: {error}")
-    return RecordPods(past.known, intervals, past.timeline.refused_profiles.values())
+def _worth(records: int) -> int:
+    """Return how many processes are worth starting."""
+    return min(len(os.sched_getaffinity(0)), MAX_PROCESSES, 1 + records // WORTH_A_PROCESS)
 
 
-def _read(
-    connection: Connection, topic: str, since_ns: int, until_ms: int | None, account: Account, notes: list[str]
-) -> Sums:  # fmt: skip
-    """Judge all records of a window; note if some are no longer kept. ``until_ms``: as :func:`read_range` has it.
-    Raises ReadError."""
-    reader = TopicReader(connection, topic)
-    try:
-        bounds = reader.bounds()
-        ends = {partition: end for partition, (_, end) in bounds.items()}
-        starts = reader.at_time(since_ns // 1_000_000)
-        total = sum(end - starts[partition] for partition, end in ends.items())
-        cut = {partition for partition, (first, _) in bounds.items() if 0 < first == starts[partition]}
-        left_early: set[int] = set()
-        records = read_range(reader, starts, ends, until_ms, topic=topic, left_early=left_early)
-        values = _values(records, cut, notes)
-        shown = time.monotonic()
-        while part := list(islice(values, _AT_ONCE)):
-            account.add(part)
-            if time.monotonic() - shown > 1:
-                shown = time.monotonic()
-                show_progress(f"{account.sums.read:,} of {total:,} records")
-    finally:
-        reader.close()
-        if sys.stderr.isatty():
-            sys.stderr.write("\r\033[K")
-    if left_early:
-        notes.append(
-            f"{len(left_early)} partitions were not read to their end: many records in a row came over "
+def _notes(past: Past, found: Judgement, window: tuple[int, int]) -> Iterator[str]:
+    """Yield what a person must know about the answer."""
+    sums = found.sums
+    if found.left_early:
+        yield (
+            f"{found.left_early} partitions were not read to their end: many records in a row came over "
             f"{_LATE_MS // 60_000} minutes after the window; --strict reads all"
         )
-    return account.finish()
-
-
-def _values(records: Iterable[Record], cut: set[int], notes: list[str]) -> Iterator[bytes]:
-    """Yield the values of records. ``cut``: partitions of which retention may have removed records of the window."""
-    for record in records:
-        if record.partition in cut:
-            cut.discard(record.partition)
-            since = moment(record.timestamp_ms * 1_000_000)
-            notes.append(f"partition {record.partition} begins at {since}: earlier records are no longer kept")
-        yield record.value
-    for partition in sorted(cut):
-        notes.append(f"partition {partition} is empty: the records that it had are no longer kept")
-
-
-def _notes(past: Past, sums: Sums, window: tuple[int, int]) -> Iterator[str]:
-    """Yield what a person must know about the answer."""
     yield (
         f"{sums.read:,} records read, {sums.combinations:,} distinct combinations judged, from {moment(window[0])} to "
         f"{moment(window[1])}"

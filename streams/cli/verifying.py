@@ -47,6 +47,12 @@ class Finding:
     last: bytes = b""
     examples: list[str] = field(default_factory=list)
 
+    def add(self, other: Finding) -> None:
+        """Add further records."""
+        self.records += other.records
+        self.first, self.last = min(self.first, other.first), max(self.last, other.last)
+        self.examples = list(dict.fromkeys((*self.examples, *other.examples)))[:MAX_EXAMPLES]
+
 
 @dataclass(slots=True)
 class Sums:
@@ -73,6 +79,28 @@ class Sums:
     def judged(self) -> int:
         """Records about which something is said."""
         return sum(self.outcomes[one] for one in (Outcome.AGREES, Outcome.LATE, Outcome.DISAGREES))
+
+    def add(self, other: Sums) -> None:
+        """Add the counts of other records."""
+        for name in ("read", "outside", "others", "unreadable", "combinations", "unlisted"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.outcomes.update(other.outcomes)
+        self.not_judged.update(other.not_judged)
+        for text, records in other.reasons.items():
+            self.add_reason(text, records)
+        for key, finding in other.findings.items():
+            if key in self.findings:
+                self.findings[key].add(finding)
+            elif len(self.findings) < MAX_FINDINGS:
+                self.findings[key] = finding
+            else:
+                self.unlisted += finding.records
+
+    def add_reason(self, text: str, records: int) -> None:
+        """Count records of which nothing can be said, by why."""
+        text = text[:_MAX_REASON]
+        known = text in self.reasons or len(self.reasons) < MAX_REASONS
+        self.reasons[text if known else "further reasons"] += records
 
 
 class _Span:
@@ -221,10 +249,7 @@ class Account:
         if judged.outcome is Outcome.NOT_JUDGED:
             self.sums.not_judged[judged.text] += records
         elif judged.outcome is Outcome.CANNOT_SAY:
-            reasons = self.sums.reasons
-            text = judged.text[:_MAX_REASON]
-            known = text in reasons or len(reasons) < MAX_REASONS
-            reasons[text if known else "further reasons"] += records
+            self.sums.add_reason(judged.text, records)
 
     def _note(self, value: bytes, parts: FlowText) -> None:
         """Note a record that disagrees, unless it counts packets of a longer time, in which policies changed."""

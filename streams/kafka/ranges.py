@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from streams.kafka.connection import ReadError
-from streams.kafka.records import Record
+from streams.kafka.records import Record, Run
 
 _RECORDS_PER_READ: Final = 5000
 _QUIET_S: Final = 0.2
@@ -34,6 +35,12 @@ class Reader(Protocol):
     def ended(self) -> Collection[int]: ...
 
 
+class RunReader(Reader, Protocol):
+    """A reader that gives runs, too."""
+
+    def take_runs(self, most: int, wait_s: float) -> list[Run]: ...
+
+
 def read_range(
     reader: Reader,
     start: Mapping[int, int],
@@ -48,35 +55,96 @@ def read_range(
     ``until_ms``: a partition is left where its records have become later than this Unix time, and stay later;
     ``left_early`` then has its number. Raises ReadError if Kafka cannot be reached, or if it sends nothing for
     ``patience_s``; ``topic`` is its name there."""
-    left = {partition: end for partition, end in ends.items() if start[partition] < end}
-    later = dict.fromkeys(left, 0)
-    reader.start({partition: start[partition] for partition in left})
-    deadline = time.monotonic() + patience_s
-    while left:
+    rest = _Rest(reader, start, ends, until_ms, patience_s, topic, left_early)
+    while rest.ends:
         taken = reader.take(_RECORDS_PER_READ, _QUIET_S)
-        if taken:
-            deadline = time.monotonic() + patience_s
-        else:
-            # Records that retention has removed meanwhile never come. This also raises if Kafka is unreachable.
-            bounds = reader.bounds()
-            left = {partition: end for partition, end in left.items() if bounds[partition][0] < end}
-        if time.monotonic() > deadline:
-            raise ReadError(f"{topic} cannot be read to its end: Kafka has sent nothing for {patience_s:g} s")
+        rest.check_progress(taken)
         for record in taken:
-            end = left.get(record.partition)
+            end = rest.ends.get(record.partition)
             if end is None:
                 continue
             if record.offset < end:
                 yield record
-            if record.offset >= end - 1:
-                del left[record.partition]
-            elif until_ms is not None:
-                later[record.partition] = later[record.partition] + 1 if record.timestamp_ms > until_ms else 0
-                if later[record.partition] >= _LATER_RECORDS:
-                    del left[record.partition]
-                    reader.skip([record.partition])
-                    if left_early is not None:
-                        left_early.add(record.partition)
+            rest.pass_record(record.partition, record.offset, record.timestamp_ms)
+        rest.drop_ended()
+
+
+def read_runs(
+    reader: RunReader,
+    start: Mapping[int, int],
+    ends: Mapping[int, int],
+    until_ms: int | None = None,
+    patience_s: float = _PATIENCE_S,
+    topic: str = "the topic",
+    left_early: set[int] | None = None,
+) -> Iterator[Run]:
+    """Yield what :func:`read_range` does, as runs of at least one record."""
+    rest = _Rest(reader, start, ends, until_ms, patience_s, topic, left_early)
+    while rest.ends:
+        taken = reader.take_runs(_RECORDS_PER_READ, _QUIET_S)
+        rest.check_progress(taken)
+        for run in taken:
+            if inside := rest.pass_run(run):
+                yield run.first(inside)
+        rest.drop_ended()
+
+
+class _Rest:
+    """What is still to be read of a range."""
+
+    def __init__(
+        self, reader: Reader, start: Mapping[int, int], ends: Mapping[int, int], until_ms: int | None,
+        patience_s: float, topic: str, left_early: set[int] | None,
+    ) -> None:  # fmt: skip
+        self._reader, self._until_ms, self._topic, self._left_early = reader, until_ms, topic, left_early
+        self._patience_s, self._deadline = patience_s, time.monotonic() + patience_s
+        self.ends = {partition: end for partition, end in ends.items() if start[partition] < end}
+        """The ends of the partitions that are still read."""
+        self._later = dict.fromkeys(self.ends, 0)
+        reader.start({partition: start[partition] for partition in self.ends})
+
+    def check_progress(self, taken: Sequence[object]) -> None:
+        """Look what retention has removed, if nothing came. Raises ReadError if nothing has come for too long."""
+        if taken:
+            self._deadline = time.monotonic() + self._patience_s
+        else:
+            # Records that retention has removed meanwhile never come. This also raises if Kafka is unreachable.
+            bounds = self._reader.bounds()
+            self.ends = {partition: end for partition, end in self.ends.items() if bounds[partition][0] < end}
+        if time.monotonic() > self._deadline:
+            raise ReadError(
+                f"{self._topic} cannot be read to its end: Kafka has sent nothing for {self._patience_s:g} s"
+            )
+
+    def pass_record(self, partition: int, offset: int, timestamp_ms: int) -> None:
+        """Note that a record of a partition that is still read was taken."""
+        if offset >= self.ends[partition] - 1:
+            del self.ends[partition]
+        elif self._until_ms is not None:
+            self._later[partition] = self._later[partition] + 1 if timestamp_ms > self._until_ms else 0
+            if self._later[partition] >= _LATER_RECORDS:
+                del self.ends[partition]
+                self._reader.skip([partition])
+                if self._left_early is not None:
+                    self._left_early.add(partition)
+
+    def pass_run(self, run: Run) -> int:
+        """Note that a run was taken; return how many of its first records are of the range."""
+        end = self.ends.get(run.partition)
+        if end is None:
+            return 0
+        inside = bisect_left(run.offsets, end)
+        if self._until_ms is None:
+            self.pass_record(run.partition, run.offsets[-1], 0)
+            return inside
+        for place, (offset, time_ms) in enumerate(zip(run.offsets, run.times_ms, strict=True)):
+            if run.partition not in self.ends:
+                return min(place, inside)
+            self.pass_record(run.partition, offset, time_ms)
+        return inside
+
+    def drop_ended(self) -> None:
+        """Drop the partitions that were read to their end."""
         # The last offsets may be a transaction's mark, or compacted: no record ever comes from there.
-        for partition in reader.ended():
-            left.pop(partition, None)
+        for partition in self._reader.ended():
+            self.ends.pop(partition, None)

@@ -15,7 +15,7 @@ from streams.kafka.connection import CALL_TIMEOUT_S, Connection, NoTopicError, R
 from streams.kafka.errors import topic_error
 from streams.kafka.hanging_calls import close_consumer
 from streams.kafka.offsets import offsets_for_times
-from streams.kafka.records import Record, records_of
+from streams.kafka.records import Record, Run, records_of, runs_of
 from streams.kafka.unreadable import Unreadable
 
 
@@ -133,15 +133,27 @@ class TopicReader:
 
     def take(self, max_records: int, wait_s: float) -> list[Record]:
         """Return up to ``max_records`` records; an empty list after ``wait_s`` without any."""
-        # consume(n, t) waits until it has n records or t has passed. So wait for one, then take what is already there.
-        found = self._consumer.consume(1, wait_s)
-        if found:
-            found += self._consumer.consume(max_records - 1, 0)
-        self._ended |= {one.partition() for one in found if _is_end(one)}
+        found = self._messages(max_records, wait_s)
         try:
             return records_of(found, pass_over=partial(self._unreadable.pass_over, self._consumer))
         except StopServiceError as error:
             raise ReadError(str(error)) from error
+
+    def take_runs(self, max_records: int, wait_s: float) -> list[Run]:
+        """Return up to ``max_records`` records as columns; an empty list after ``wait_s`` without any."""
+        found = self._messages(max_records, wait_s)
+        try:
+            return list(runs_of(found, pass_over=partial(self._unreadable.pass_over, self._consumer)))
+        except StopServiceError as error:
+            raise ReadError(str(error)) from error
+
+    def _messages(self, most: int, wait_s: float) -> list[Message]:
+        # consume(n, t) waits until it has n records or t has passed. So wait for one, then take what is already there.
+        found = self._consumer.consume(1, wait_s)
+        if found:
+            found += self._consumer.consume(most - 1, 0)
+        self._ended |= {one.partition() for one in found if _is_end(one)}
+        return found
 
     def skip(self, partitions: Collection[int]) -> None:
         """Read nothing more of some partitions until the next :meth:`start`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Message
 
@@ -27,6 +29,19 @@ class Record:
     topic: str = ""
     unread: str = ""
     """Why it has no value, if it stands for a batch that cannot be read."""
+
+
+class Run(NamedTuple):
+    """Records of one partition, one behind the other, as columns: millions are read so in half the time."""
+
+    partition: int
+    offsets: Sequence[int]
+    times_ms: Sequence[int]
+    values: Sequence[bytes]
+
+    def first(self, count: int) -> Run:
+        """Return the run without what stands behind its first records."""
+        return Run(self.partition, self.offsets[:count], self.times_ms[:count], self.values[:count])
 
 
 PassOver = Callable[[Message], Record | None]
@@ -75,6 +90,24 @@ def records_of(messages: Iterable[Message], refused: list[str] | None = None, *,
         else:
             raise StopServiceError(f"Kafka: {error.str()}", Exit.KAFKA)
     return records
+
+
+def runs_of(messages: Sequence[Message], *, pass_over: PassOver) -> Iterator[Run]:
+    """Yield the records among some messages as runs. Errors are dealt with as :func:`records_of` does."""
+    if any(message.error() is not None for message in messages):
+        for partition, found in groupby(records_of(messages, pass_over=pass_over), lambda one: one.partition):
+            records = list(found)
+            yield Run(
+                partition, [one.offset for one in records], [one.timestamp_ms for one in records],
+                [one.value for one in records],
+            )  # fmt: skip
+        return
+    for partition, found in groupby(messages, lambda one: one.partition()):
+        part = list(found)
+        yield Run(
+            partition, [one.offset() for one in part], [one.timestamp()[1] for one in part],
+            [one.value() or b"" for one in part],
+        )  # fmt: skip
 
 
 def _is_transient(error: KafkaError) -> bool:

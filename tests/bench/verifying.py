@@ -38,7 +38,7 @@ from tests.kafka.broker import running_broker
 
 _NAMESPACES: Final = 20
 _PODS: Final = 2_000
-_COMBINATIONS: Final = 100_000
+COMBINATIONS: Final = 100_000
 _PARTITIONS: Final = 32
 _HOUR_S: Final = 3_600
 _CHANGES: Final = 60
@@ -79,7 +79,7 @@ def _texts(pods: list[Pod]) -> Iterator[tuple[str, list[str]]]:
     """Yield the key and the text of each combination, without its port, times and number."""
     view = PolicyView({pod.key: pod for pod in pods}, {}, {}, {}, {})
     chosen = random.Random(1)  # noqa: S311 - a fixed seed
-    for number in range(_COMBINATIONS):
+    for number in range(COMBINATIONS):
         own, peer = chosen.sample(pods, 2)
         ref = msgspec.structs.replace(_DENIED.policies[0], namespace=own.namespace)
         query = own, Direction.INGRESS, Endpoint(peer.ips[0], peer), Protocol.TCP, 5000 + number % 8
@@ -93,7 +93,7 @@ def _records(pods: list[Pod], count: int) -> Iterator[tuple[str, str, int]]:
     texts = list(_texts(pods))
     second, text = 0, ""
     for number in range(count):
-        key, (head, to_time, between, to_id, end) = texts[number * 7919 % _COMBINATIONS]
+        key, (head, to_time, between, to_id, end) = texts[number * 7919 % COMBINATIONS]
         ns = at(50 + _HOUR_S * number / count)
         if ns // 10**9 != second:
             second = ns // 10**9
@@ -161,7 +161,7 @@ def measure(servers: str, count: int, rounds: int = 3) -> Part:
     fill(servers, prefix, count)
     taken = [ask(servers, prefix) for _ in range(rounds)]
     expect(min(one.read for one in taken), count, "the records read")
-    case = f"{count:,} records, {_COMBINATIONS:,} distinct"
+    case = f"{count:,} records, {COMBINATIONS:,} distinct"
     figures = [
         Figure(case, "seconds", tuple(one.wall_s for one in taken), 60.0 * count / 10_000_000),
         Figure(case, "seconds of a core", tuple(one.cpu_s for one in taken)),

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench_history import backtests, commands, observing, queries
+from tests.bench_history import backtests, commands, observing, queries, verifying
 from tests.bench_history.row import Row
 
 _MODULES: dict[str, Callable[[], Iterator[Row]]] = {
@@ -19,6 +19,7 @@ _MODULES: dict[str, Callable[[], Iterator[Row]]] = {
     "commands": commands.rows,
     "observing": observing.rows,
     "sql": queries.rows,
+    "verifying": verifying.rows,
 }
 
 

@@ -112,6 +112,10 @@ def test_what_the_roles_wrote_agrees_and_what_is_forged_does_not(site: Site) -> 
     assert "shop/web-0 -> shop/db-0  tcp/80  egress  1 records" in done.stdout
     assert "weir explain r1-99" in done.stdout
     assert "the policies of its time: deny, default deny (shop/web-allow-api)" in done.stdout
+    two = verify(site, "-o", "json", "--processes", "2")
+    one = verify(site, "-o", "json", "--processes", "1")
+    assert (two.exit_code, outcomes(two)) == (1, outcomes(one)), two.output
+    assert len(json.loads(two.stdout)["findings"]) == 2
     done = verify(site, "-o", "json", "-n", "data")
     assert (done.exit_code, json.loads(done.stdout)["others"]) == (3, 10)
 

@@ -116,9 +116,11 @@ def test_a_change_may_be_in_force_a_little_later_or_earlier(
     assert judged(flow, seconds, intervals=intervals).outcome is outcome
 
 
-def test_the_answer_holds_as_long_as_no_change_is_near() -> None:
+def test_an_answer_holds_as_long_as_nothing_changes() -> None:
     found = judged(DENIED, 500)
-    assert (found.since_ns, found.until_ns) == (at(60), at(970))
+    assert (found.since_ns, found.until_ns) == (at(0), at(1000)), "what agrees with its own moment needs no other"
+    found = judged(ALLOWED, 500)
+    assert (found.outcome, found.since_ns, found.until_ns) == (Outcome.DISAGREES, at(60), at(970))
 
 
 def test_a_record_that_names_another_policy_disagrees() -> None:

@@ -12,8 +12,10 @@ import pytest
 from enrich.history.moments import moment
 from enrich.history.record_question import Judged, Outcome, Question
 from enrich.history.verifying import Verifier
-from streams.cli import verify_command, verifying
-from streams.cli.verify_command import _read, _values, exit_code
+from enrich.wire.topics import topics
+from streams.cli import verifying
+from streams.cli.verify_command import exit_code
+from streams.cli.verify_shares import Request, Share, account_for, split
 from streams.cli.verify_text import as_json, lines
 from streams.cli.verifying import Account, Sums
 from streams.kafka.records import Record
@@ -21,6 +23,8 @@ from tests.enrich.history.flows_of_worlds import timestamp
 from tests.enrich.history.journals import CLUSTER, at
 from tests.enrich.history.test_verifying import BASE, DENIED, PODS, WINDOW, verifier_of
 from tests.streams.observing.test_observe import FakeTopic
+
+REQUEST = Request({}, topics("weir", 3), CLUSTER, WINDOW, 0, frozenset(), None)
 
 
 class Counting(Verifier):
@@ -176,13 +180,20 @@ def test_names_of_any_length_take_no_room(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_partition_whose_records_are_no_longer_kept_is_noted() -> None:
-    records = [Record(partition, 7, b"", b"x", at(5) // 1_000_000) for partition in (0, 1, 1, 0)]
-    notes: list[str] = []
-    assert list(_values(records, {1, 2}, notes)) == [b"x"] * 4
-    assert notes == [
+    share = Share({0: 0, 1: 7, 2: 9}, {0: 2, 1: 9, 2: 9}, frozenset({1, 2}))
+    found = account_for(Plain({0: 2, 1: 9, 2: 9}), REQUEST, share, account(), print)
+    assert (found.sums.read, found.sums.unreadable) == (4, 4)
+    assert found.notes == [
         f"partition 1 begins at {moment(at(5))}: earlier records are no longer kept",
         "partition 2 is empty: the records that it had are no longer kept",
     ]
+
+
+class Plain(FakeTopic):
+    """Records that are none, all of one time."""
+
+    def _record(self, partition: int, offset: int) -> Record:
+        return Record(partition, offset, b"", b"x", at(5) // 1_000_000)
 
 
 class Forged(FakeTopic):
@@ -201,19 +212,49 @@ class Forged(FakeTopic):
         value = record(500, disposition="allow", reason="no_policy", isolated_by=())
         return Record(partition, offset, b"", value, at(500) // 1_000_000)
 
-    def close(self) -> None:
-        """Close nothing."""
+
+def test_forged_times_hide_nothing_unless_the_window_ends_before_now() -> None:
+    share = Share({0: 0}, {0: 10_001})
+    found = account_for(Forged(), REQUEST, share, account(), print)
+    assert (found.sums.unreadable, found.sums.outcomes) == (10_000, {Outcome.DISAGREES: 1})
+    assert found.left_early == 0
+    found = account_for(Forged(), REQUEST._replace(until_ms=at(3600) // 1_000_000), share, account(), print)
+    assert not found.sums.judged
+    assert found.left_early == 1
 
 
-def test_forged_times_hide_nothing_unless_the_window_ends_before_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    topic = Forged()
-    monkeypatch.setattr(verify_command, "TopicReader", lambda *_: topic)
-    notes: list[str] = []
-    sums = _read({}, "flows", at(0), None, account(), notes)
-    assert (sums.unreadable, sums.outcomes, notes) == (10_000, {Outcome.DISAGREES: 1}, [])
-    sums = _read({}, "flows", at(0), at(3600) // 1_000_000, account(), notes)
-    assert not sums.judged
-    assert notes == [
-        "1 partitions were not read to their end: many records in a row came over 10 minutes after the window; "
-        "--strict reads all"
+def test_the_records_are_split_into_shares_of_one_size() -> None:
+    whole = Share(dict.fromkeys(range(6), 10), {0: 110, 1: 60, 2: 60, 3: 10, 4: 15, 5: 15}, frozenset({1}))
+    shares = split(whole, 2)
+    assert [sorted(one.ends) for one in shares] == [[0, 3, 4], [1, 2, 5]]
+    assert [one.records for one in shares] == [105, 105]
+    assert [one.cut for one in shares] == [frozenset(), {1}]
+    assert [one.records for one in split(whole, 9)] == [100, 50, 50, 5, 5]
+    assert [one.records for one in split(Share({0: 1}, {0: 1}), 2)] == [0]
+
+
+def test_the_counts_of_two_processes_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    forged = [record(500, number, disposition="allow", reason="no_policy", isolated_by=()) for number in range(6)]
+    unknown = [record(500, reason=f"what{number}") for number in range(2)]
+    values = [
+        *forged,
+        *unknown,
+        record(500),
+        b"{}",
+        record(-5),
+        record(500, cluster="c2"),
+        record(500, reason="spoofed"),
     ]
+    whole, part = sums_of(values), sums_of(values[::2])
+    part.add(sums_of(values[1::2]))
+    (finding,) = part.findings.values()
+    assert sorted(finding.examples) == ["ring-0", "ring-2", "ring-4"], "the first ones are kept"
+    for sums in (whole, part):
+        finding = next(iter(sums.findings.values()))
+        assert finding.records == 6
+        finding.examples.clear()
+    part.combinations = whole.combinations
+    assert part == whole
+    monkeypatch.setattr(verifying, "MAX_FINDINGS", 1)
+    part.add(sums_of([record(500, disposition="allow", reason="policy")]))
+    assert (len(part.findings), part.unlisted) == (1, 1)

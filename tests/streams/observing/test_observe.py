@@ -13,8 +13,8 @@ from rich.console import Console
 
 from enrich.wire.flow import Flow, decode_flow
 from streams.cli.table import FlowTable, flow_cells
-from streams.kafka.ranges import read_range
-from streams.kafka.records import Record
+from streams.kafka.ranges import read_range, read_runs
+from streams.kafka.records import Record, Run
 from streams.observing.choice import Choice
 from streams.observing.filters import Filters
 from streams.observing.observe import (
@@ -284,6 +284,9 @@ class FakeTopic:
         taken, self.queue = self.queue[: min(most, 3)], self.queue[min(most, 3) :]
         return taken
 
+    def take_runs(self, most: int, wait_s: float) -> list[Run]:
+        return [Run(one.partition, [one.offset], [one.timestamp_ms], [one.value]) for one in self.take(most, wait_s)]
+
     def skip(self, partitions: Collection[int]) -> None:
         self.queue = [record for record in self.queue if record.partition not in partitions]
 
@@ -308,6 +311,33 @@ def test_a_range_ends_where_the_topic_ended_when_it_was_asked() -> None:
 def test_a_range_that_retention_removed_ends_too() -> None:
     topic = FakeTopic({0: 8}, first=9)
     assert list(read_range(topic, {0: 0}, {0: 8})) == []
+    assert list(read_runs(topic, {0: 0}, {0: 8})) == []
+
+
+class Late(FakeTopic):
+    """Runs of 10,000 records, of which those from the 12,000th on are too late."""
+
+    def take_runs(self, most: int, wait_s: float) -> list[Run]:
+        taken, self.queue = self.queue[:10_000], self.queue[10_000:]
+        return [Run(0, [one.offset for one in taken], [one.offset for one in taken], [b""] * len(taken))]
+
+    def _record(self, partition: int, offset: int) -> Record:
+        return Record(partition, offset, b"", b"", 0)
+
+
+def test_runs_are_what_a_range_has() -> None:
+    ends = {0: 5, 1: 8, 2: 0}
+    found = [
+        (run.partition, *run.offsets) for run in read_runs(FakeTopic({0: 5, 1: 8, 2: 0}), {0: 3, 1: 0, 2: 0}, ends)
+    ]
+    assert found == [(0, 3), (0, 4), *((1, offset) for offset in range(8))]
+    left_early: set[int] = set()
+    taken = [len(run.values) for run in read_runs(Late({0: 50_000}), {0: 0}, {0: 29_000})]
+    assert taken == [10_000, 10_000, 9_000], "a run that goes on behind the end is cut"
+    taken = [
+        len(run.values) for run in read_runs(Late({0: 50_000}), {0: 0}, {0: 29_000}, 11_999, left_early=left_early)
+    ]
+    assert (taken, left_early) == ([10_000, 10_000, 2_000], {0})
 
 
 def test_the_last_that_fit_are_found_however_far_back() -> None:
