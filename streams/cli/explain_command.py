@@ -27,7 +27,8 @@ from streams.cli.terminal import PipeConsole
 @click.argument("source", metavar="SOURCE|RECORD-ID")
 @click.argument("destination", required=False)
 @click.option("--at", "at", help="Ask the policies of then: 90s, 5m, 2h, 3d ago, or an RFC 3339 time.")
-@click.option("--since", default="1d", show_default=True, help="Where to begin to look for the record of an id.")
+@click.option("--since", default="1d", show_default=True, help="From when on the record of an id is looked for.")
+@click.option("--until", help="Up to when it is looked for, in the same forms. [now]")
 @click.option("--source", "origin", help="kubernetes, or manifests:FOLDER [WEIR_SOURCE, else kubernetes]")
 @click.option("--timeout", type=click.FloatRange(0), help="Seconds for the API server [WEIR_EXPLAIN_SECONDS, else 15]")
 @cluster_option

@@ -1,10 +1,10 @@
-"""What `weir explain` does with the past: find a record by its id, find the pods of a time, and let history answer."""
+"""What `weir explain` does with the past: find the pods of a time, and let history answer."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -28,55 +28,15 @@ from enrich.history.then import (
 )
 from enrich.model import Name, Owner, Pod, Protocol
 from enrich.wire.address_interval import AddressInterval, AddressIntervalError, decode_interval
-from enrich.wire.flow import End, Flow, decode_flow
+from enrich.wire.flow import End, Flow
 from enrich.wire.journal import Profile
 from streams.cli.past import Past
-from streams.cli.terminal import show_progress
-from streams.kafka.connection import Connection, NoTopicError
-from streams.kafka.ranges import read_range
+from streams.kafka.connection import Connection
 from streams.kafka.reading import TopicReader, read_committed
 
 _MAX_CANDIDATES: Final = 16
 """Combinations of labels that the ends of a record may have had."""
-_PROGRESS_EVERY: Final = 100_000
-Progress = Callable[[str], None]
 _Choice = TypeVar("_Choice")
-
-
-def find_record(
-    connection: Connection, topics: Sequence[str], record_id: str, since_ms: int, progress: Progress = show_progress
-) -> Flow | None:
-    """Return the record with an id, from the first of the topics that has it since a time. Raises ReadError.
-
-    The time and the partition of a record are not in its id, so all of this time is read, once."""
-    sought = record_id.encode()
-    for topic in topics:
-        try:
-            reader = TopicReader(connection, topic)
-        except NoTopicError:
-            if topic == topics[-1]:
-                raise
-            continue
-        try:
-            ends = {partition: end for partition, (_, end) in reader.bounds().items()}
-            starts = reader.at_time(since_ms)
-            total = sum(end - starts[partition] for partition, end in ends.items())
-            for count, record in enumerate(read_range(reader, starts, ends), 1):
-                if count % _PROGRESS_EVERY == 0:
-                    progress(f"{count:,} of {total:,} records of {topic}")
-                # Most records are passed over without reading their JSON.
-                if sought in record.value and (flow := _flow(record.value)) is not None and flow.id == record_id:
-                    return flow
-        finally:
-            reader.close()
-    return None
-
-
-def _flow(value: bytes) -> Flow | None:
-    try:
-        return decode_flow(value)
-    except ValueError:
-        return None
 
 
 def intervals_of(connection: Connection, topic: str, cluster: str) -> list[AddressInterval]:

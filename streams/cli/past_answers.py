@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,11 +16,12 @@ from enrich.history.moments import moment
 from enrich.history.stand_ins import EVERYWHERE
 from enrich.history.then import PastExplanation
 from enrich.wire.address_interval import AddressInterval
-from streams.cli.explain_past import at_time, find_record, intervals_of, nanoseconds, of_record
+from streams.cli.explain_past import at_time, intervals_of, nanoseconds, of_record
 from streams.cli.explain_text import Line, lines
 from streams.cli.kafka_failure import needs_to_read, say_why
 from streams.cli.kafka_options import chosen_cluster, read_settings
 from streams.cli.past import Past, load_past
+from streams.cli.record_search import Span, find_record
 from streams.cli.terminal import printable
 from streams.kafka.connection import Connection, ReadError
 from streams.observing.observe import parse_since, unix_ms
@@ -69,15 +71,24 @@ def _of_record(
         raise QuerySyntaxError("--at needs SOURCE and DESTINATION; a record has its own time")
     if not _ID.fullmatch(record_id):
         raise QuerySyntaxError(f"{record_id!r} is not the id of a record (RING-NUMBER), or a DESTINATION is missing")
-    since_ms = _time(given["since"], "--since") // 1_000_000
-    topics = settings.topics
-    flow = find_record(connection, (topics.denied.name, topics.flows.name), record_id, since_ms)
+    span, topics = _span(given), settings.topics
+    flow = find_record(connection, (topics.flows.name, topics.denied.name), record_id, span)
     if flow is None:
+        until = f" to {moment(span.until_ms * 1_000_000)}" if span.is_past else ""
         raise NoAnswerError(
-            f"no record since {moment(since_ms * 1_000_000)} has the id {record_id}; --since looks further back"
+            f"no record since {moment(span.since_ms * 1_000_000)}{until} has the id {record_id}; --since looks further "
+            "back"
         )
     past = _past(settings, connection, flow.cluster or cluster, nanoseconds(flow.timestamp))
     return of_record(past, _intervals(settings, connection, past), flow)
+
+
+def _span(given: Mapping[str, Any]) -> Span:
+    """Return the time in which the record of an id is to be looked for."""
+    since, until = (_time(given[name], f"--{name}") if given[name] else time.time_ns() for name in ("since", "until"))
+    if since >= until:
+        raise QuerySyntaxError(f"--until {given['until']} is not after --since")
+    return Span(since // 1_000_000, until // 1_000_000, bool(given["until"]))
 
 
 def _time(text: str, option: str) -> int:

@@ -119,14 +119,19 @@ class _Rest:
     def pass_record(self, partition: int, offset: int, timestamp_ms: int) -> None:
         """Note that a record of a partition that is still read was taken."""
         if offset >= self.ends[partition] - 1:
-            del self.ends[partition]
+            self._leave(partition)
         elif self._until_ms is not None:
             self._later[partition] = self._later[partition] + 1 if timestamp_ms > self._until_ms else 0
             if self._later[partition] >= _LATER_RECORDS:
-                del self.ends[partition]
-                self._reader.skip([partition])
+                self._leave(partition)
                 if self._left_early is not None:
                     self._left_early.add(partition)
+
+    def _leave(self, partition: int) -> None:
+        del self.ends[partition]
+        if self.ends:
+            # Else Kafka would go on to send what stands behind the range.
+            self._reader.skip([partition])
 
     def pass_run(self, run: Run) -> int:
         """Note that a run was taken; return how many of its first records are of the range."""

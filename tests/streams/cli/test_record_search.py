@@ -1,0 +1,119 @@
+"""A record is found by its id: quickly where numbers rise with time, and surely where they do not."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping
+
+import pytest
+
+from streams.cli import record_search
+from streams.cli.record_search import RecordSearch, Span
+from streams.kafka.records import Record, Run
+from tests.streams.cli.test_observe import make_value
+
+_DAY_MS = 86_400_000
+_COUNT = 40_000
+_NAMES = ("a", "b", "quiet")
+
+
+class Day:
+    """A topic of four partitions, with the records of a day of two busy rings and a quiet one."""
+
+    partitions = range(4)
+
+    def __init__(self, late: Collection[int] = ()) -> None:
+        """``late``: numbers of ring a that came an hour after the others like them."""
+        self.taken = 0
+        self._logs: list[list[tuple[int, bytes]]] = [[] for _ in self.partitions]
+        found = []
+        for number in range(_COUNT):
+            at = _DAY_MS * number // _COUNT + (3_600_000 if number in late else 0)
+            found.append((at, f"{_NAMES[2 if number % 9_000 == 4_000 else number % 2]}-{number}"))
+        for place, (at, name) in enumerate(sorted(found)):
+            self._logs[place * 7 % 4].append((at, name.encode()))
+        self._queue: Iterator[Run] = iter(())
+        self._skipped: set[int] = set()
+
+    def bounds(self) -> dict[int, tuple[int, int]]:
+        return {one: (0, len(log)) for one, log in enumerate(self._logs)}
+
+    def at_time(self, timestamp_ms: int) -> dict[int, int]:
+        return {one: bisect_left(log, (timestamp_ms, b"")) for one, log in enumerate(self._logs)}
+
+    def start(self, offsets: Mapping[int, int]) -> None:
+        self._skipped = set()
+        self._queue = self._runs(offsets)
+
+    def _runs(self, offsets: Mapping[int, int]) -> Iterator[Run]:
+        left = dict(offsets)
+        while left:
+            for one, offset in list(left.items()):
+                part = self._logs[one][offset : offset + 50]
+                if not part or one in self._skipped:
+                    del left[one]
+                    continue
+                left[one] += len(part)
+                values = [make_value(id=name.decode()) for _, name in part]
+                yield Run(one, list(range(offset, offset + len(part))), [at for at, _ in part], values)
+
+    def take_runs(self, _most: int, _wait_s: float) -> list[Run]:
+        found = next(self._queue, None)
+        self.taken += len(found.values) if found else 0
+        return [found] if found else []
+
+    def take(self, _most: int, _wait_s: float) -> list[Record]:
+        raise NotImplementedError
+
+    def skip(self, partitions: Collection[int]) -> None:
+        self._skipped |= set(partitions)
+
+    def ended(self) -> frozenset[int]:
+        return frozenset()
+
+
+def search(day: Day, record_id: str, since: int = 0, until: int = _DAY_MS, *, is_past: bool = False) -> RecordSearch:
+    return RecordSearch(day, "flows", record_id, Span(since, until, is_past), lambda _text: None)
+
+
+@pytest.mark.parametrize("record_id", ["b-1", "a-2", "b-4001", "a-20000", "b-39999"])
+def test_a_record_is_found_by_its_number(record_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_search, "_SAMPLE", 20)
+    day = Day()
+    found = search(day, record_id).near()
+    assert found is not None
+    assert found.id == record_id
+    assert day.taken < _COUNT // 10
+
+
+def test_a_record_of_a_quiet_ring_or_of_another_time_is_found_by_reading_everything() -> None:
+    day = Day()
+    sought = search(day, "quiet-13000")
+    assert sought.near() is None
+    found = sought.rest()
+    assert found is not None
+    assert found.id == "quiet-13000"
+    # The numbers around it say 18:00, and it came an hour later.
+    day = Day(late=(30_000,))
+    sought = search(day, "a-30000")
+    assert sought.near() is None
+    assert day.taken < _COUNT // 4
+    found = sought.rest()
+    assert found is not None
+    assert day.taken < _COUNT, "the newest are read first"
+
+
+@pytest.mark.parametrize("record_id", ["a-50000", "c-1", "a-3", "quiet-13001"])
+def test_a_record_that_is_not_there_is_not_found(record_id: str) -> None:
+    sought = search(Day(), record_id)
+    assert sought.near() is None
+    assert sought.rest() is None
+
+
+def test_only_the_time_in_question_is_read() -> None:
+    noon = _DAY_MS // 2
+    for record_id, is_there in (("a-10000", False), ("a-20100", True), ("a-38000", False)):
+        day = Day()
+        sought = search(day, record_id, noon, noon + 600_000, is_past=True)
+        assert ((sought.near() or sought.rest()) is not None) == is_there
+        assert day.taken < _COUNT // 8
