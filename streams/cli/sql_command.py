@@ -29,6 +29,10 @@ from streams.observing.observe import parse_duration, parse_window
 
 _Window = tuple[Topics, int, int, int | None, str]
 """The fields of :class:`streams.cli.sql.opened.Sources` but the connection."""
+_READS_ALL: Final = (
+    "all verdicts of the window were read: a condition on timestamp shortens that only if it compares with a fixed "
+    "time in UTC, such as timestamp >= '2026-11-30 09:00'; --since and --until always do"
+)
 _PACKAGES: Final = ("duckdb", "pyarrow")
 _OUTPUTS: Final = ("table", "json", "csv")
 _DISK: Final = "4GB"
@@ -120,7 +124,7 @@ def _run(query: str, output: str, connection: Connection, window: _Window, memor
     except Exception:
         traceback.print_exc()
     else:
-        say(sources.notes())
+        say([*sources.notes(), *([_READS_ALL] if database.compares_time and sources.reads_all else [])])
         return 0
     return CANNOT_SAY
 

@@ -75,6 +75,8 @@ class Database:
             raise QueryError(f"--memory: {error}") from error
         self.memory_bytes = _bytes(str(row[0]) if row else "")
         """How much memory the query may take."""
+        self.compares_time = False
+        """Whether a condition of the query is about a time of verdicts."""
         self._connection.execute("SET TimeZone = 'UTC'")
         for name, table in tables.items():
             self._connection.register(name, table)
@@ -127,6 +129,7 @@ class Database:
                 "PIVOT needs its values, and FROM before it: FROM (PIVOT verdicts ON protocol IN ('tcp', 'udp') ...)"
             )
         parsed = self._parsed(query)
+        self.compares_time = any("timestamp" in one for one in _columns_of_conditions(parsed))
         for name in _table_functions(parsed):
             if name.lower() not in _TABLE_FUNCTIONS:
                 raise QueryError(
@@ -172,6 +175,19 @@ def _table_functions(parsed: Any) -> Iterator[str]:
             waiting += one.values()
         elif isinstance(one, list):
             waiting += one
+
+
+def _columns_of_conditions(parsed: Any) -> Iterator[str]:
+    """Yield the names of the columns in the WHERE clauses of a parsed query."""
+    waiting = [(parsed, False)]
+    while waiting:
+        one, is_condition = waiting.pop()
+        if isinstance(one, dict):
+            if is_condition and one.get("class") == "COLUMN_REF":
+                yield from (str(name) for name in one.get("column_names", ())[-1:])
+            waiting += [(value, is_condition or name == "where_clause") for name, value in one.items()]
+        elif isinstance(one, list):
+            waiting += [(value, is_condition) for value in one]
 
 
 def _is_text(query: str) -> bool:

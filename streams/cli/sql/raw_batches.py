@@ -20,6 +20,7 @@ _VERDICTS_AT_ONCE: Final = 65_536
 _MAX_RINGS: Final = 20_000
 """Rings that are remembered. What a ring that is forgotten has sent twice is there twice."""
 _MILLISECOND_NS: Final = 1_000_000
+_AHEAD_NS: Final = 60_000_000_000
 
 
 class RawBatches:
@@ -61,9 +62,10 @@ class RawBatches:
         if until_ns is not None and self.complete_since_ns >= until_ns:
             raise CannotSayError(f"verdicts are kept from {moment(self.complete_since_ns)} on, and not before")
 
-    def __iter__(self) -> Iterator[MergedBatch]:
-        """Yield the verdicts whose first packet is in the window, each once."""
-        for batch in self._merged():
+    def since(self, earliest_ns: int | None = None) -> Iterator[MergedBatch]:
+        """Yield the verdicts whose first packet is in the window, each once. Those before ``earliest_ns`` may be
+        missing."""
+        for batch in self._merged(earliest_ns or 0):
             wall = batch.node_wall
             is_inside = wall >= self._since_ns
             if self._until_ns is not None:
@@ -81,10 +83,10 @@ class RawBatches:
             found.append(f"{self.unreadable} records of {self._topic} cannot be read: {self.why_unreadable}")
         return found
 
-    def _merged(self) -> Iterator[MergedBatch]:
+    def _merged(self, earliest_ns: int) -> Iterator[MergedBatch]:
         waiting: list[Batch] = []
         verdicts = 0
-        for batch in self._batches():
+        for batch in self._batches(earliest_ns):
             waiting.append(batch)
             verdicts += len(batch.verdicts)
             if verdicts >= _VERDICTS_AT_ONCE:
@@ -93,13 +95,18 @@ class RawBatches:
         if waiting:
             yield merge(*waiting)
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self, earliest_ns: int) -> Iterator[Batch]:
         """Yield the batches, each without the verdicts that its ring has sent before."""
         rings = _Rings()
         unreadable = 0
         reader = TopicReader(self._connection, self._topic, fetch_bytes=_FETCH_BYTES)
         try:
-            for record in read_range(reader, self._starts, self._ends, topic=self._topic):
+            starts = self._starts
+            if earliest_ns > self._since_ns:
+                # Verdicts are there after they were made, unless their node's clock is ahead of the broker's.
+                later = reader.at_time(max(1, (earliest_ns - _AHEAD_NS) // _MILLISECOND_NS))
+                starts = {one: max(start, later[one]) for one, start in starts.items()}
+            for record in read_range(reader, starts, self._ends, topic=self._topic):
                 try:
                     batch = self._decoded(record)
                 except BatchError as error:

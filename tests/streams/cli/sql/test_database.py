@@ -24,7 +24,7 @@ class Source:
         self.asked: list[list[str]] = []
         self.made = 0
 
-    def scan(self, columns: Sequence[str]) -> Iterator[Any]:
+    def scan(self, columns: Sequence[str], _earliest_ns: int | None) -> Iterator[Any]:
         self.asked.append(list(columns))
         for batch in range(BATCHES):
             self.made += 1
@@ -215,7 +215,7 @@ def test_a_failure_of_a_source_is_raised_as_it_is(tmp_path: Path) -> None:
     class BrokenError(Exception):
         pass
 
-    def scan(_: Sequence[str]) -> Iterator[Any]:
+    def scan(_columns: Sequence[str], _earliest_ns: int | None) -> Iterator[Any]:
         yield pa.record_batch({"number": [1]})
         raise BrokenError
 
