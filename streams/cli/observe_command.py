@@ -21,7 +21,7 @@ from streams.cli.kafka_options import kafka_options, read_settings
 from streams.cli.limited import LimitedLines
 from streams.cli.negation import NegatingCommand, split
 from streams.cli.output import OUTPUTS, writer_of
-from streams.cli.terminal import PipeConsole
+from streams.cli.terminal import PipeConsole, show_progress
 from streams.kafka.connection import Connection, NoTopicError, ReadError
 from streams.kafka.reading import TopicReader
 from streams.observing.choice import Choice
@@ -38,6 +38,7 @@ from streams.observing.observe import (
     since_rows,
     unix_ms,
 )
+from streams.observing.record_search import Span, search
 from streams.settings import Settings
 
 _LAST: Final = 20
@@ -97,7 +98,7 @@ def observe(kafka: str | None, prefix: str | None, **options: Any) -> None:
         readers = _readers(connection, settings, request)
         limited = _limited_lines(connection, settings.topics.status.name, request)
         try:
-            _show(readers, limited, request)
+            _show(readers, limited, request, (settings.topics.flows.name, settings.topics.denied.name))
         finally:
             for problem in request.choice.problems():
                 click.echo(f"weir: {problem}", err=True)
@@ -190,7 +191,9 @@ def _limited_lines(connection: Connection, topic: str, request: _Request) -> Lim
     return LimitedLines(reader, request.choice.required.clusters, lambda line: click.echo(line, err=is_apart))
 
 
-def _show(readers: Sequence[TopicReader], limited: LimitedLines | None, request: _Request) -> None:
+def _show(
+    readers: Sequence[TopicReader], limited: LimitedLines | None, request: _Request, topics: Sequence[str]
+) -> None:
     ends = [{partition: end for partition, (_, end) in reader.bounds().items()} for reader in readers]
     limited_ends = limited.ends() if limited else {}
     window, write = request.window, writer_of(request.output, request.fields)
@@ -198,7 +201,9 @@ def _show(readers: Sequence[TopicReader], limited: LimitedLines | None, request:
     if request.by is not None:
         shown = _show_counts(readers, ends, request, request.by)
     else:
-        for flow in _past_flows(readers, ends, request):
+        is_by_id = request.choice.has_exact_ids() and not request.following
+        named = dict(zip(topics, readers, strict=False))
+        for flow in _flows_of_ids(named, request) if is_by_id else _past_flows(readers, ends, request):
             write(flow)
             shown += 1
             window = window or Window(datetime.fromisoformat(flow.flow.timestamp))
@@ -210,6 +215,22 @@ def _show(readers: Sequence[TopicReader], limited: LimitedLines | None, request:
         follow(readers[0], ends[0], request.choice, write, limited.show_new if limited else lambda: None)
     elif not shown:
         click.echo("weir: no flows match", err=True)
+
+
+def _flows_of_ids(readers: Mapping[str, TopicReader], request: _Request) -> Iterable[Shown]:
+    """Return the flows with the ids that are asked for, by their times."""
+    since, until = (request.window or Window(datetime.fromtimestamp(0, UTC)))[:2]
+    span = Span(unix_ms(since), unix_ms(until or datetime.now(UTC)), until is not None)
+    found = [
+        one for record_id in request.choice.required.ids if (one := search(readers, record_id, span, show_progress))
+    ]
+    is_in_window = request.window.test() if request.window else lambda _: True
+    fitting = [
+        Shown(*one) for one in found
+        if one.flow.logged and is_in_window(one.flow.timestamp) and request.choice.match(*one)
+    ]  # fmt: skip
+    fitting.sort(key=lambda one: one.flow.timestamp)
+    return fitting if request.last is None else fitting[max(0, len(fitting) - request.last) :]
 
 
 def _past_flows(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -21,13 +20,12 @@ from streams.cli.explain_text import Line, lines
 from streams.cli.kafka_failure import needs_to_read, say_why
 from streams.cli.kafka_options import chosen_cluster, read_settings
 from streams.cli.past import Past, load_past
-from streams.cli.record_search import Span, find_record
-from streams.cli.terminal import printable
+from streams.cli.terminal import printable, show_progress
 from streams.kafka.connection import Connection, ReadError
 from streams.observing.observe import parse_since, unix_ms
+from streams.observing.record_search import ID, Span, find_record
 from streams.settings import Settings
 
-_ID: Final = re.compile(r"[!-.0-~]{1,64}-[0-9]{1,20}")
 _MAX_CHANGES: Final = 10
 
 
@@ -69,16 +67,17 @@ def _of_record(
 ) -> PastExplanation:
     if given["at"]:
         raise QuerySyntaxError("--at needs SOURCE and DESTINATION; a record has its own time")
-    if not _ID.fullmatch(record_id):
+    if not ID.fullmatch(record_id):
         raise QuerySyntaxError(f"{record_id!r} is not the id of a record (RING-NUMBER), or a DESTINATION is missing")
     span, topics = _span(given), settings.topics
-    flow = find_record(connection, (topics.flows.name, topics.denied.name), record_id, span)
-    if flow is None:
+    found = find_record(connection, (topics.flows.name, topics.denied.name), record_id, span, show_progress)
+    if found is None:
         until = f" to {moment(span.until_ms * 1_000_000)}" if span.is_past else ""
         raise NoAnswerError(
             f"no record since {moment(span.since_ms * 1_000_000)}{until} has the id {record_id}; --since looks further "
             "back"
         )
+    flow = found.flow
     past = _past(settings, connection, flow.cluster or cluster, nanoseconds(flow.timestamp))
     return of_record(past, _intervals(settings, connection, past), flow)
 

@@ -16,6 +16,12 @@ from streams.observing.observe import Shown
 
 HEADINGS: Final = ("TIME", "DIRECTION", "FROM", "TO", "PORT", "VERDICT", "POLICIES")
 _WIDTHS: Final = (12, 9, 28, 28, 10, 7, 0)
+_FIELD_WIDTHS: Final = {
+    "time": 30, "id": 24, "src": 28, "dest": 28, "policy": 28, "workload": 24, "name": 28, "pod": 20, "service": 16,
+    "namespace": 12, "node": 10, "ip": 15, "reason": 12, "verdict": 7, "protocol": 8, "cluster": 36, "day": 10,
+    "hour": 13, "minute": 16,
+}  # fmt: skip
+"""How wide the columns of ``--fields`` are at first, by the end of their names."""
 _STYLES: Final = {"allow": "green", "deny": "bold red", "audit": "yellow"}
 
 
@@ -41,9 +47,6 @@ class FlowTable:
 
     def write(self, shown: Shown) -> None:
         """Write one more line, and before the first one the heading."""
-        if not self._has_heading:
-            self._has_heading = True
-            self._line(self._layout.headings, "bold")
         # Whoever may write to the topic chooses texts, and a terminal obeys some.
         cells = [printable(cell) for cell in self._layout.cells(shown.flow)]
         day, _, _ = shown.flow.timestamp.partition("T")
@@ -51,6 +54,9 @@ class FlowTable:
             cells = [f"{day} {cells[0]}", *cells[1:]]
         self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, cells, strict=True)]
         self._widths[-1] = 0
+        if not self._has_heading:
+            self._has_heading = True
+            self._line(self._layout.headings, "bold")
         self._line(cells, _STYLES.get(shown.flow.disposition, ""))
 
     def _line(self, cells: Sequence[str], style: str) -> None:
@@ -143,7 +149,7 @@ def layout_of(columns: Mapping[str, Read]) -> Layout:
     names = [name.upper() for name in columns]
     return Layout(
         names,
-        [len(name) for name in names],
+        [max(len(name), _FIELD_WIDTHS.get(name.lower().rpartition(".")[2], 0)) for name in names],
         lambda flow: [cell or "-" for cell in row_of(columns, flow)],
         has_time=False,
     )

@@ -23,6 +23,7 @@ from typing import Final, Protocol
 
 from enrich.wire.flow import Flow
 from streams.observing.filters import Filters
+from streams.observing.record_search import ID
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._-]+")
 """Texts that JSON has as they are, and that are no patterns."""
@@ -78,6 +79,11 @@ class Choice:
         return all(one.holds(value) is True for one in self._expressions) and all(
             one.holds(value) is False for one in self._excluding
         )
+
+    def has_exact_ids(self) -> bool:
+        """Return whether only records with some whole ids are wanted."""
+        ids = self.required.ids
+        return bool(ids) and all(ID.fullmatch(one) and "*" not in one for one in ids)
 
     def subject_keys(self) -> list[bytes] | None:
         """Return the keys that the records have, if the options name their subjects; None if they may have any.

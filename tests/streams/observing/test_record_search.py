@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Mapping
 
 import pytest
 
-from streams.cli import record_search
-from streams.cli.record_search import RecordSearch, Span
 from streams.kafka.records import Record, Run
-from tests.streams.cli.test_observe import make_value
+from streams.observing import record_search
+from streams.observing.record_search import RecordSearch, Span
+from tests.streams.observing.test_observe import make_value
 
 _DAY_MS = 86_400_000
 _COUNT = 40_000
@@ -82,7 +82,7 @@ def test_a_record_is_found_by_its_number(record_id: str, monkeypatch: pytest.Mon
     day = Day()
     found = search(day, record_id).near()
     assert found is not None
-    assert found.id == record_id
+    assert found.flow.id == record_id
     assert day.taken < _COUNT // 10
 
 
@@ -92,7 +92,7 @@ def test_a_record_of_a_quiet_ring_or_of_another_time_is_found_by_reading_everyth
     assert sought.near() is None
     found = sought.rest()
     assert found is not None
-    assert found.id == "quiet-13000"
+    assert found.flow.id == "quiet-13000"
     # The numbers around it say 18:00, and it came an hour later.
     day = Day(late=(30_000,))
     sought = search(day, "a-30000")

@@ -18,17 +18,19 @@ All partitions are read at once, and reading ends with the first hit.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Final, NamedTuple
 
 from enrich.wire.flow import Flow, decode_flow
-from streams.cli.terminal import show_progress
 from streams.kafka.connection import Connection, NoTopicError
 from streams.kafka.ranges import RunReader, read_runs
 from streams.kafka.reading import TopicReader
 
+ID: Final = re.compile(r"[!-.0-~]{1,64}-[0-9]{1,20}")
+"""The id of a record."""
 _SAMPLE: Final = 200
 """Records of each partition that are looked at in a step."""
 _STEPS: Final = 20
@@ -54,12 +56,21 @@ class Span(NamedTuple):
     """Whether it ends before now: then what Kafka has later is not read."""
 
 
+class Found(NamedTuple):
+    """A record."""
+
+    flow: Flow
+    value: bytes
+    """As it is on Kafka."""
+
+
 def find_record(
-    connection: Connection, topics: Sequence[str], record_id: str, span: Span, progress: Progress = show_progress
-) -> Flow | None:
+    connection: Connection, topics: Sequence[str], record_id: str, span: Span, progress: Progress
+) -> Found | None:
     """Return the record with an id, from whichever of the topics has it. Raises ReadError."""
     with ExitStack() as readers:
-        searches, missing = [], None
+        opened: dict[str, RunReader] = {}
+        missing: NoTopicError | None = None
         for topic in topics:
             try:
                 reader = TopicReader(connection, topic)
@@ -67,11 +78,17 @@ def find_record(
                 missing = missing or error
                 continue
             readers.callback(reader.close)
-            searches.append(RecordSearch(reader, topic, record_id, span, progress))
-        if missing is not None and not searches:
+            opened[topic] = reader
+        if missing is not None and not opened:
             raise missing
-        looks = [*(one.near for one in searches), *(one.rest for one in searches)]
-        return next((found for look in looks if (found := look()) is not None), None)
+        return search(opened, record_id, span, progress)
+
+
+def search(readers: Mapping[str, RunReader], record_id: str, span: Span, progress: Progress) -> Found | None:
+    """Return the record with an id, from whichever of the topics has it. ``readers``: by topic. Raises ReadError."""
+    searches = [RecordSearch(reader, topic, record_id, span, progress) for topic, reader in readers.items()]
+    looks = [*(one.near for one in searches), *(one.rest for one in searches)]
+    return next((found for look in looks if (found := look()) is not None), None)
 
 
 class RecordSearch:
@@ -92,7 +109,7 @@ class RecordSearch:
         self._looked_at = self._starts, self._starts
         """The offsets between which :meth:`near` has read everything."""
 
-    def near(self) -> Flow | None:
+    def near(self) -> Found | None:
         """Look for the record where its number should be."""
         low, high = self._span[:2]
         for _ in range(_STEPS):
@@ -109,7 +126,7 @@ class RecordSearch:
             low, high = edges
         return None
 
-    def _around(self, low_ms: int, high_ms: int) -> Flow | None:
+    def _around(self, low_ms: int, high_ms: int) -> Found | None:
         """Look at all records of a time."""
         begins, ends = (self._reader.at_time(max(1, one)) for one in (low_ms - _MARGIN_MS, high_ms + _MARGIN_MS))
         begin = {one: max(start, begins[one]) for one, start in self._starts.items()}
@@ -117,13 +134,13 @@ class RecordSearch:
         self._looked_at = begin, end
         return self._in(begin, end)
 
-    def rest(self) -> Flow | None:
+    def rest(self) -> Found | None:
         """Look for the record in everything else, the newest part first."""
         begin, end = self._looked_at
         parts = (*_newest_first(end, self._ends), *_newest_first(self._starts, begin))
         return next((found for part in parts if (found := self._in(*part)) is not None), None)
 
-    def _in(self, begin: Mapping[int, int], end: Mapping[int, int]) -> Flow | None:
+    def _in(self, begin: Mapping[int, int], end: Mapping[int, int]) -> Found | None:
         for run in read_runs(self._reader, begin, end, topic=self._topic):
             self._read += len(run.values)
             if time.monotonic() - self._shown > _PROGRESS_S:
@@ -133,12 +150,12 @@ class RecordSearch:
                 return found
         return None
 
-    def _among(self, values: Sequence[bytes]) -> Flow | None:
+    def _among(self, values: Sequence[bytes]) -> Found | None:
         # Most records are passed over without reading their JSON.
-        flows = (_flow(value) for value in values if self._sought in value)
-        return next((flow for flow in flows if flow is not None and flow.id == self._id), None)
+        found = (_read(value) for value in values if self._sought in value)
+        return next((one for one in found if one is not None and one.flow.id == self._id), None)
 
-    def _sample(self, at_ms: int) -> tuple[Flow | None, list[tuple[int, int]]]:
+    def _sample(self, at_ms: int) -> tuple[Found | None, list[tuple[int, int]]]:
         """Look at some records of each partition from a time on: return the record if it is there, and the numbers and
         times of those of its ring. A number may be any later one."""
         starts = self._reader.at_time(at_ms)
@@ -165,8 +182,8 @@ def _newest_first(begin: Mapping[int, int], end: Mapping[int, int]) -> Iterator[
         until, count = since, min(2 * count, _MOST_AT_ONCE)
 
 
-def _flow(value: bytes) -> Flow | None:
+def _read(value: bytes) -> Found | None:
     try:
-        return decode_flow(value)
+        return Found(decode_flow(value), value)
     except ValueError:
         return None
