@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Final, NamedTuple
 
 from enrich.history.moments import moment
@@ -216,7 +217,7 @@ def _started(request: Request, shares: Sequence[Share]) -> Iterator[_Others]:
         for share in shares:
             mine, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_work, args=(theirs, request, share), daemon=True)
-            process.start()
+            _start_without_interrupts(process)
             theirs.close()
             pipes.append(mine)
             processes.append(process)
@@ -227,9 +228,20 @@ def _started(request: Request, shares: Sequence[Share]) -> Iterator[_Others]:
             process.join()
 
 
+def _start_without_interrupts(process: BaseProcess) -> None:
+    """Start a process that Ctrl-C does not reach: the first process gets it, too, and ends this one.
+
+    A new interpreter leaves an ignored signal ignored. If it ignored the signal by itself, it would be too late for one
+    that comes while it imports."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def _work(pipe: Pipe, request: Request, share: Share) -> None:
     """Judge a share, in a process of its own. If the first process ends, so does this one: the pipe breaks."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process gets it, too, and ends this one
     try:
         pipe.send(judge(request, share, load(request), pipe.send))
     except ReadError as error:
