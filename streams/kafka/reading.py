@@ -149,7 +149,7 @@ class TopicReader:
 
     def _messages(self, most: int, wait_s: float) -> list[Message]:
         # consume(n, t) waits until it has n records or t has passed. So wait for one, then take what is already there.
-        found = self._consumer.consume(1, wait_s)
+        found: list[Message] = self._consumer.consume(1, wait_s)
         if found:
             found += self._consumer.consume(most - 1, 0)
         self._ended |= {one.partition() for one in found if _is_end(one)}

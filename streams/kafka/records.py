@@ -102,10 +102,10 @@ def runs_of(messages: Sequence[Message], *, pass_over: PassOver) -> Iterator[Run
                 [one.value for one in records],
             )  # fmt: skip
         return
-    for partition, found in groupby(messages, lambda one: one.partition()):
-        part = list(found)
+    for number, group in groupby(messages, lambda one: one.partition()):
+        part = list(group)
         yield Run(
-            partition, [one.offset() for one in part], [one.timestamp()[1] for one in part],
+            number, [one.offset() for one in part], [one.timestamp()[1] for one in part],
             [one.value() or b"" for one in part],
         )  # fmt: skip
 
