@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +29,7 @@ _LARGE: Final = 0.02
 _KEYS: Final = ("", "v", "__class__", "a\0b", "A" * 3000, "-1", "4294967296", "\u0663")
 _MARKS: Final = (b"\n", b"\0", b"\xff", b'"', b"{", b"\\", b"\xed\xa0\x80")
 _MAX_CHANGES: Final = 4
+_MAX_PLACES: Final = 500
 
 
 def malformed(rng: random.Random, good: bytes) -> bytes:
@@ -50,7 +53,7 @@ def _structured(rng: random.Random, text: bytes) -> bytes:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return rng.choice(_BYTES)(rng, text)
-    places = list(_places(value))
+    places = _places(value)
     if not places:
         return _odd(rng)
     parent, key = rng.choice(places)
@@ -72,12 +75,16 @@ def _odd(rng: random.Random) -> bytes:
     return rng.choice(LARGE_JSON if rng.random() < _LARGE else ODD_JSON)
 
 
-def _places(value: Any) -> Any:
-    """Yield each value inside a JSON value as its parent and key."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, one in inside:
-        yield value, key
-        yield from _places(one)
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    """Return values inside a JSON value, each as its parent and key: all, if there are not very many."""
+    found: list[tuple[Any, Any]] = []
+    outer = deque([value] if isinstance(value, dict | list) else [])
+    while outer and len(found) < _MAX_PLACES:
+        one = outer.popleft()
+        keys = list(islice(one if isinstance(one, dict) else range(len(one)), _MAX_PLACES))
+        found += [(one, key) for key in keys]
+        outer += [one[key] for key in keys if isinstance(one[key], dict | list)]
+    return found
 
 
 def _flip(rng: random.Random, text: bytes) -> bytes:

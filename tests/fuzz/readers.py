@@ -121,11 +121,14 @@ class Status(Reader):
 """The delta of a group that no malformed record is about."""
 
 
+_ODD_KEYS = (b"\xff/0000000000000001", b"gone/", b"gone/x", b"")
+
+
 class Deltas(Reader):
     """The engine loop: deltas are taken or reported as bad, and the next ones fire."""
 
     good = (orjson.dumps(DELTAS),)
-    together = 16
+    together = 64
 
     def __call__(self, value: bytes) -> None:
         self.take((value,))
@@ -146,7 +149,7 @@ class State(Reader):
         msgspec.json.encode(PolicyChange("NetworkPolicy/shop/web", "updated", float(T0))),
         orjson.dumps({"rule": "first", "version": version_of(RULES[2]), "since": T0}),
     )
-    together = 16
+    together = 64
 
     def __call__(self, value: bytes) -> None:
         self.take((value,))
@@ -157,8 +160,8 @@ class State(Reader):
             Record(partition, number, key, value, 0)
             for partition, value in enumerate(values)
             for number, key in enumerate((
-                _state_key(value), STATES[2][0], b"\xff/%016x" % partition, b"gone/", b"gone/x", b"",
-                b"change/%d" % partition, b"learn/first",
+                _state_key(value), STATES[2][0], _ODD_KEYS[partition % len(_ODD_KEYS)], b"change/%d" % partition,
+                b"learn/first",
             ))
         ]  # fmt: skip
         loop = engine_loop(state, [], limit=1000)
