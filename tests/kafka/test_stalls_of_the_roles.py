@@ -141,7 +141,9 @@ def test_roles_are_not_ready_throughout_a_long_freeze_and_find_the_brokers_elsew
         until(lambda: all(page.startswith("503 ") for page in roles.pages().values()) or None, "503 of every role")
         thawed_at = time.monotonic() + 6 * _STALL_S
         while time.monotonic() < thawed_at:
-            assert [role for role, page in roles.pages().items() if not page.startswith("503 ")] == []
+            # On a busy machine, a page may take longer than the test waits for it.
+            pages = roles.pages()
+            assert not [role for role, page in pages.items() if not page.startswith(("503 ", "no answer"))], pages
             time.sleep(0.5)
         broker.move()
     roles.send(10)
