@@ -1,4 +1,8 @@
-"""Wait for the work of other threads and processes."""
+"""Wait for the work of other threads and processes.
+
+A look at a service takes CPU, in the service too, which whatever is waited for needs on a busy machine. So the pause
+between two looks grows with the time waited: at first a test loses a moment, later at most a tenth of the wait.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,22 @@ _VALUES: Final = reprlib.Repr()
 _VALUES.maxstring = _VALUES.maxother = 200
 
 
+_GROWTH: Final = 0.1
+_LONGEST_PAUSE_S: Final = 0.25
+"""What is true for a second only must not be missed."""
+
+
 def until(true: Callable[[], object], seconds: float = 60) -> None:
     """Wait until a condition is true. A failure shows the condition and the values that it uses."""
-    deadline = time.monotonic() + seconds
+    started = time.monotonic()
     while not true():
-        assert time.monotonic() < deadline, f"not true after {seconds:.0f} s: {described(true)}"
-        time.sleep(0.01)
+        assert time.monotonic() < started + seconds, f"not true after {seconds:.0f} s: {described(true)}"
+        pause(started, 0.01)
+
+
+def pause(started: float, least_s: float) -> None:
+    """Sleep between two looks of a wait that began at ``started``, by the steady clock."""
+    time.sleep(min(max(least_s, _GROWTH * (time.monotonic() - started)), _LONGEST_PAUSE_S))
 
 
 def described(condition: Callable[[], object]) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.attachments import attach, remember_if_failing
 from tests.pages import page_of
-from tests.waiting import described
+from tests.waiting import described, pause
 
 PATIENCE_S = 60
 T = TypeVar("T")
@@ -29,6 +30,9 @@ class Service:
 
     def __init__(self, arguments: Sequence[str], env: dict[str, str], log: Path) -> None:
         self.log = log
+        self._lines: list[dict[str, Any]] = []
+        self._read_bytes = 0
+        self._reading = threading.Lock()
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "streams.main", *arguments],
@@ -41,8 +45,14 @@ class Service:
 
     def lines(self) -> list[dict[str, Any]]:
         """Return its log so far, complete lines only."""
-        text = self.log.read_text()
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line.startswith("{")]
+        with self._reading:
+            with self.log.open("rb") as file:
+                file.seek(self._read_bytes)
+                text = file.read()
+            complete = text[: text.rfind(b"\n") + 1]
+            self._read_bytes += len(complete)
+            self._lines += [json.loads(line) for line in complete.split(b"\n") if line.startswith(b"{")]
+            return self._lines.copy()
 
     def wait_for(self, event: str, **fields: Any) -> dict[str, Any]:
         """Wait for the first log line with this event and these fields."""
@@ -79,12 +89,12 @@ class Service:
 def until(look: Callable[[], T | None], what: str | Callable[[], str], patience_s: float = PATIENCE_S) -> T:
     """Return the first answer that is true: neither None, nor False, nor empty. ``what`` is for the failure, and is
     asked for the state at that time if it can be called."""
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
+    started = time.monotonic()
+    while time.monotonic() < started + patience_s:
         found = look()
         if found:
             return found
-        time.sleep(0.05)
+        pause(started, 0.05)
     text = what if isinstance(what, str) else what()
     raise AssertionError(f"waited {patience_s:.0f} s in vain for {text}: {described(look)}")
 
