@@ -28,8 +28,7 @@ test: setup ## check everything: format, lint, types, import contracts, all test
 	@deploy/local/collector --in-background
 	@deploy/local/binaries --in-background cluster
 	@deploy/local/binaries --in-background hubble
-	@$(MAKE) --no-print-directory lint
-	@$(PY) -m tests
+	@$(PY) -m tests --lint
 
 test-cluster: setup ## run only the tests on a real cluster of two nodes; CNI, PROXY as for cluster; needs Go
 	@$(PY) -m pytest tests/cluster/whole

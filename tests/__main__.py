@@ -1,4 +1,5 @@
-"""All tests in five pytest processes side by side. ``python -m tests [pytest's arguments]``; each process gets them.
+"""All tests in five pytest processes side by side. ``python -m tests [--lint] [pytest's arguments]``; each process gets
+the latter. ``--lint`` runs ``make lint`` beside them, which has one core to itself while the tests are collected.
 
 Kernel tests mostly wait for the kernel, others for Kafka or an API server, so that five processes keep two cores busy.
 Each begins with the tests of one kind, and when these are done it takes what is left of the others
@@ -9,7 +10,8 @@ Each begins with the tests of one kind, and when these are done it takes what is
 3. ``kafka``: the tests with Kafka, traffic and the demo.
 4. ``cluster``: the tests with an API server, and the install on a real cluster.
 
-The output of the first process is shown as it comes, that of the others when all have ended. They share no names: every
+The first process collects alone: what it has compiled of a fresh clone's modules, the others load. Its output is shown
+as it comes, that of the others when all have ended. They share no names: every
 test makes its namespaces, pins, ports and folders under random names; the demo and the real cluster, which have fixed
 names, are in one file and in one folder, which one process runs. At the end stand the time and the counts of each ring,
 and one line for each reason for skips.
@@ -24,7 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -32,8 +35,9 @@ import pytest
 
 from tests.programs import with_kept_bytecode
 from tests.report import RingReport, lines, merged
-from tests.work_queue import LANES
+from tests.work_queue import COLLECTED, LANES
 
+_ROOT: Final = Path(__file__).parents[1]
 _NOTHING: Final = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
@@ -52,15 +56,23 @@ def main(arguments: Sequence[str]) -> int:
     """Run all tests and return the exit code: that of a process that failed, else 0."""
     started = time.monotonic()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    with_lint = "--lint" in arguments
+    arguments = [argument for argument in arguments if argument != "--lint"]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "queue").mkdir()
         outputs = {lane: stack.enter_context(tempfile.TemporaryFile()) for lane in LANES[1:]}
-        running = {lane: run(lane, folder, arguments, outputs.get(lane)) for lane in LANES}
-        # Ctrl-C reaches the processes by itself, and each reports what it has done until then.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        running: dict[str, subprocess.Popen[bytes]] = {}
         try:
-            codes = {lane: _wait(lane, process, last=lane == LANES[-1]) for lane, process in running.items()}
+            lint = stack.enter_context(_lint(running)) if with_lint else None
+            running[LANES[0]] = run(LANES[0], folder, arguments, None)
+            _wait_until_collected(folder / "queue", running[LANES[0]])
+            running |= {lane: run(lane, folder, arguments, outputs[lane]) for lane in LANES[1:]}
+            # Ctrl-C reaches the processes by itself, and each reports what it has done until then.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            codes = {lane: _wait(lane, running[lane], last=lane == LANES[-1]) for lane in LANES}
+            if lint is not None:
+                codes["lint"] = lint.result()
         finally:
             for process in running.values():
                 process.terminate()
@@ -70,7 +82,29 @@ def main(arguments: Sequence[str]) -> int:
         rings = merged(folder / lane for lane in LANES)
     _summarize(rings, codes, (time.monotonic() - started) / 60)
     failed = [code for code in codes.values() if code not in (0, _NOTHING)]
-    return failed[0] if failed else min(codes.values())
+    return failed[0] if failed else min(codes[lane] for lane in LANES)
+
+
+@contextlib.contextmanager
+def _lint(running: dict[str, subprocess.Popen[bytes]]) -> Iterator[Future[int]]:
+    """Run ``make lint``, and print what it has found as soon as it ends."""
+
+    def wait() -> int:
+        output = process.communicate()[0]
+        outcome = _outcome(process.returncode)
+        print(f"\ntest: lint {outcome}\n{'' if process.returncode == 0 else output.decode()}", flush=True)
+        return process.returncode
+
+    command = ["make", "--no-print-directory", "lint"]
+    process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    running["lint"] = process
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(wait)
+
+
+def _wait_until_collected(queue: Path, first: subprocess.Popen[bytes]) -> None:
+    while first.poll() is None and not (queue / COLLECTED).exists():
+        time.sleep(0.1)
 
 
 def _wait(lane: str, process: subprocess.Popen[bytes], *, last: bool) -> int:

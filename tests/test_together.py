@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,14 @@ def once():
     made.touch(exist_ok=False)
     yield
     made.rename(made.with_suffix(".ended"))
+
+def pytest_configure(config):
+    first = pathlib.Path(__file__).with_name("first-has-collected")
+    assert config.option.lane == "computing" or first.exists(), "the first process must compile alone"
+
+def pytest_collection_finish(session):
+    if session.config.option.lane == "computing":
+        pathlib.Path(__file__).with_name("first-has-collected").touch()
 """
 MARKS = {
     "computing": "",
@@ -30,7 +39,7 @@ MARKS = {
 }
 
 
-def run(folder: Path, **bodies: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *options: str, **bodies: str) -> subprocess.CompletedProcess[str]:
     """Run a test with each body; a keyword is the lane and, after two underlines, what tells its files apart."""
     markers = "".join(f"  {name}: m\n" for name in ("kernel", "clsact", "kafka", "cluster", "e2e"))
     (folder / "pytest.ini").write_text(f"[pytest]\nmarkers =\n{markers}")
@@ -38,8 +47,9 @@ def run(folder: Path, **bodies: str) -> subprocess.CompletedProcess[str]:
         mark = MARKS[name.partition("__")[0]]
         (folder / f"test_{name}.py").write_text(f"import pytest\n\n{mark}def test_{name}(once):\n    {body}\n")
     (folder / "conftest.py").write_text(CONFTEST)
-    command = [sys.executable, "-m", "tests", "-c", str(folder / "pytest.ini"), str(folder)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tests", *options, "-c", str(folder / "pytest.ini"), str(folder)]
+    env = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
 def test_a_failing_test_fails_the_run_and_outputs_are_not_mixed(tmp_path: Path) -> None:
@@ -62,6 +72,16 @@ def test_a_process_that_is_killed_fails_the_run(tmp_path: Path) -> None:
     assert "FAILED (exit code 9)" in done.stdout
 
 
+def test_what_lint_finds_is_shown_and_fails_the_run(tmp_path: Path) -> None:
+    make = tmp_path / "make"
+    make.write_text('#!/bin/sh\necho "$@ found something"\nexit 2\n')
+    make.chmod(0o755)
+    done = run(tmp_path, "--lint", computing="pass")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "test: lint FAILED (exit code 2)\n--no-print-directory lint found something" in done.stdout
+    assert done.stdout.splitlines()[-1] == "1 passed, 0 failed, 0 skipped"
+
+
 def test_no_process_is_idle_while_another_has_work_left(tmp_path: Path) -> None:
     # The first waits for the second, which is of the same kind: another process must take it.
     await_it = (
@@ -76,7 +96,7 @@ def test_no_process_is_idle_while_another_has_work_left(tmp_path: Path) -> None:
 
 
 def test_all_processes_use_the_projects_settings() -> None:
-    command = [sys.executable, "-m", "tests", "--collect-only", "-o", "testpaths=tests/enrich/runtime"]
+    command = [sys.executable, "-m", "tests", "--collect-only", "-o", "testpaths=tests/test_waiting.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.count("configfile: pyproject.toml") == len(LANES), done.stdout
 

@@ -40,6 +40,8 @@ _ALONE: Final = (
     "tests/kafka/test_stalls_of_the_roles.py",
 )
 """Files of which only one runs at a time."""
+COLLECTED: Final = "collected"
+"""The file in the queue's folder that says that a process has collected all tests."""
 _POLL_S: Final = 0.2
 
 
@@ -141,6 +143,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         return None
     if session.testsfailed and not config.option.continue_on_collection_errors:
         raise session.Interrupted(f"{session.testsfailed} errors during collection")
+    (config.option.queue / COLLECTED).touch()
     # Only the session goes on after a group: what it has set up stays, and all else is torn down.
     after = cast("pytest.Item", session)
     for group in WorkQueue(config.option.queue, config.option.lane, groups_of(session.items)).taken():
