@@ -8,6 +8,14 @@ A :class:`Timeline` is made from the entries of the journal, in the order in whi
 - the versions of each object, with who changed it;
 - the profiles, which are true at any time because their number is the hash of their content.
 
+The past does not change. Whoever may write to the topic can lie about the time from :data:`MAX_BACK_NS` before an entry
+on, until the writer makes up for it, and not about the time before:
+
+- The writer gives each entry a later time than all before. An entry that goes back further than clocks may differ is
+  not the writer's, and says nothing. A gap begins no earlier than that, either: the writer tells of one in time.
+- A state that is only repeated is believed if there is an earlier entry that says the same, or as long as the first
+  repeats are read (:attr:`Timeline.begins_ns`).
+
 Nothing is guessed. Before the journal begins, in a gap (no writer ran) and while the newest version of an object cannot
 be read, there are no segments, and :meth:`Timeline.unknown` says why.
 """
@@ -23,7 +31,18 @@ from enrich.history.moments import moment
 from enrich.history.versions import FOREVER_NS, TIERED, Gap, Track, Version, policy_key, version_of
 from enrich.model import Name, Namespace, NetworkPolicy, Node, Service
 from enrich.policy.matching import PolicyView
-from enrich.wire.journal import GAP, PROFILE, REPEAT_NS, JournalEntry, JournalError, Profile, number_of, state_of
+from enrich.wire.journal import (
+    GAP,
+    MAX_AHEAD_NS,
+    PROFILE,
+    REPEAT_NS,
+    REPEATED_NS,
+    JournalEntry,
+    JournalError,
+    Profile,
+    number_of,
+    state_of,
+)
 from enrich.wire.journal_objects import Journaled
 
 _NETWORK_POLICY: Final = NetworkPolicy.__name__
@@ -31,6 +50,9 @@ _NAMESPACE: Final = Namespace.__name__
 _NODE: Final = Node.__name__
 _SERVICE: Final = Service.__name__
 _TIERS: Final = "tiers"
+MAX_BACK_NS: Final = 2 * MAX_AHEAD_NS
+"""How far an entry may go back behind those before. Somebody else's may be ahead of the broker's clock, and the
+writer's own behind it, each by :data:`enrich.wire.journal.MAX_AHEAD_NS`."""
 _MAX_VIEWS: Final = 20_000
 """Views that are kept ready."""
 _NOTHING: Final = Track()
@@ -71,7 +93,9 @@ class Timeline:
         self._views: dict[tuple[Scope, tuple[int, ...]], PolicyView] = {}
         self._is_empty = True
         self._begins_ns = FOREVER_NS
-        self._first_ns = self._last_ns = 0
+        self._last_ns = self._complete_ns = 0
+        self.impossible = 0
+        """Entries whose time cannot be that of the writer, and which are left out."""
         for entry in entries:
             if entry.cluster == cluster:
                 self._add(entry)
@@ -91,22 +115,35 @@ class Timeline:
     def _add(self, entry: JournalEntry) -> None:
         is_first, self._is_empty = self._is_empty, False
         if is_first:
-            # A reader that begins in the middle has every state after it has been repeated.
-            self._first_ns = entry.seen_ns
-            self._begins_ns = entry.seen_ns if entry.kind == GAP else entry.seen_ns + REPEAT_NS
+            self._begin(entry)
             if entry.kind == GAP:
                 return
-        # The next writer's clock may be behind the last one's. The order of the topic is the order of what happened.
-        if entry.seen_ns < self._last_ns:
+        before = self._last_ns
+        if entry.kind == PROFILE:
+            self._add_profile(entry)  # true at any time
+            self._last_ns = max(before, entry.seen_ns)
+            return
+        if entry.seen_ns < before - MAX_BACK_NS:
+            self.impossible += 1
+            return
+        # The order of the topic is the order of what happened.
+        if entry.seen_ns < before:
             self._add_turned_clock(entry.seen_ns)
-        at = self._last_ns = max(self._last_ns, entry.seen_ns)
+        at = self._last_ns = max(before, entry.seen_ns)
         if entry.kind == GAP:
-            since = min(entry.since_ns, at)
+            since = min(max(entry.since_ns, before - MAX_BACK_NS), at)
             self._gaps.append(Gap(since, at, f"the journal was not written from {moment(since)} to {moment(at)}"))
-        elif entry.kind == PROFILE:
-            self._add_profile(entry)
         elif (version := version_of(entry, entry.since_ns or at)) is not None:
-            self._tracks[_group(entry.kind, entry.namespace, entry.name)].add(version, at, self._first_ns)
+            self._tracks[_group(entry.kind, entry.namespace, entry.name)].add(version, at, self._complete_ns)
+
+    def _begin(self, entry: JournalEntry) -> None:
+        """Note from when on the state is known. A reader that begins in the middle has every state after it has been
+        repeated; the first writer of a journal writes every state behind its first gap."""
+        if entry.kind == GAP:
+            self._begins_ns = entry.seen_ns
+            self._complete_ns = max(entry.seen_ns, entry.since_ns + REPEATED_NS if entry.since_ns else 0)
+        else:
+            self._begins_ns = self._complete_ns = entry.seen_ns + REPEATED_NS
 
     def _add_turned_clock(self, seen_ns: int) -> None:
         """Note that between ``seen_ns`` and the newest time so far, it is not known what was true when."""

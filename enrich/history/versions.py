@@ -97,17 +97,17 @@ class Track:
         self._versions: dict[Name, list[Version]] = {}
         self._states: dict[int, dict[Name, Journaled]] = {}
 
-    def add(self, version: Version, at_ns: int, first_ns: int) -> None:
-        """Add a version whose entry is of ``at_ns``, unless it is only repeated. Entries come in the order of time, the
-        first of all of them at ``first_ns``.
+    def add(self, version: Version, at_ns: int, complete_ns: int) -> None:
+        """Add a version whose entry is of ``at_ns``, unless it is only repeated. Entries come in the order of time, and
+        up to ``complete_ns`` there is one of each object.
 
-        A version that was first seen before its entry is the one before, written again. If it is not, or if its first
-        entry should be here and is not, the journal contradicts itself, and in between the state is not known."""
+        A version that was first seen before its entry is the one before, written again. If it is not, or if there
+        should be one before and is not, the journal contradicts itself, and in between the state is not known."""
         versions = self._versions.setdefault(version.key, [])
         before = versions[-1] if versions else None
         if before is not None and version.repeats(before):
             return
-        if version.seen_ns < at_ns and (before is not None or version.seen_ns > first_ns):
+        if version.seen_ns < at_ns and (before is not None or at_ns > complete_ns):
             since_ns = before.seen_ns if before is not None else version.seen_ns
             self.gaps.append(Gap(since_ns, at_ns, _contradiction_text(version, at_ns)))
             version = replace(version, seen_ns=at_ns)

@@ -53,6 +53,8 @@ KINDS: Final = (*JOURNALED, PROFILE)
 DAY_NS: Final = 86_400 * 1_000_000_000
 REPEAT_NS: Final = 30 * DAY_NS
 """The age at which the writer repeats a state that has not changed, before retention removes it."""
+REPEATED_NS: Final = REPEAT_NS + DAY_NS
+"""The age at which a state surely has been repeated, also if the writer was away when it was due."""
 MAX_AHEAD_NS: Final = 300 * 1_000_000_000
 """How far the clock of a writer may be ahead of a reader's."""
 MAX_STATE_BYTES: Final = 900_000

@@ -139,7 +139,8 @@ def topics(prefix: str, partitions: int, journal_days: int = JOURNAL_DAYS, pairs
         deltas=topic("alerts.deltas", min(partitions, _MAX_ALERT_PARTITIONS), 1),
         alert_state=topic("alerts.state", min(partitions, _MAX_ALERT_PARTITIONS), 1, _STATE),
         checkpoints=topic("checkpoints", 1, 1, _CHECKPOINTS),
-        # One partition, because the order of versions says what was true when.
-        journal=topic("journal", 1, journal_days + _JOURNAL_REPEATS_DAYS),
+        # One partition, because the order of versions says what was true when. The broker sets the time, so that nobody
+        # can write an entry that is only believed later.
+        journal=topic("journal", 1, journal_days + _JOURNAL_REPEATS_DAYS, {"message.timestamp.type": "LogAppendTime"}),
         pairs=topic("pairs", 1, pairs_days, _PAIRS),
     )

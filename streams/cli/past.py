@@ -70,6 +70,11 @@ def load_timeline(connection: Connection, topics: Topics, cluster: str, since_ns
     for lost_ns in unreadable.lost_ns:
         made.lose(lost_ns)
     notes = unreadable.notes()
+    if made.impossible:
+        notes.append(
+            f"{made.impossible} entries of the journal are left out, because their times are long before those of "
+            "earlier ones: somebody else than the role journal writes to the topic"
+        )
     if refused := made.refused_profiles:
         named = listed(sorted(set(refused.values())), _MAX_NAMED)
         notes.append(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from enrich.wire.journal import DAY_NS, GAP, REPEAT_NS, JournalEntry, JournalError, decode_entry
+from enrich.wire.journal import DAY_NS, GAP, REPEATED_NS, JournalEntry, JournalError, decode_entry
 from enrich.wire.topics import Topics
 from streams.kafka.connection import Connection, NoTopicError, ReadError
 from streams.kafka.ranges import Reader, read_range
@@ -51,14 +51,16 @@ def read_journal(
 
 def _read(reader: Reader, topic: str, cluster: str, since_ns: int, on_bad: OnBad) -> Iterator[JournalEntry]:
     bounds = reader.bounds()
-    from_ns = since_ns - REPEAT_NS - DAY_NS
+    from_ns = since_ns - REPEATED_NS - DAY_NS
     starts = reader.at_time(from_ns // 1_000_000) if from_ns > 0 else {one: first for one, (first, _) in bounds.items()}
     is_cut = any(starts[one] <= first and first > 0 for one, (first, _) in bounds.items())
     clusters: set[str] = set()
     ends = {one: end for one, (_, end) in bounds.items()}
     for record in read_range(reader, starts, ends, patience_s=_PATIENCE_S, topic=topic):
         try:
-            entry = decode_entry(record.value, record.key, time.time_ns())
+            # Kafka sets the time of a record: an entry that was ahead of that is not believed once its time has come.
+            stamp_ns = record.timestamp_ms * 1_000_000 if record.timestamp_ms > 0 else time.time_ns()
+            entry = decode_entry(record.value, record.key, min(stamp_ns, time.time_ns()))
         except JournalError as error:
             on_bad(record, record.unread or str(error))
             continue
@@ -72,7 +74,7 @@ def _read(reader: Reader, topic: str, cluster: str, since_ns: int, on_bad: OnBad
             )
         if is_cut:
             is_cut = False
-            yield JournalEntry(cluster=entry.cluster, kind=GAP, seen_ns=entry.seen_ns + REPEAT_NS)
+            yield JournalEntry(cluster=entry.cluster, kind=GAP, seen_ns=entry.seen_ns + REPEATED_NS)
         yield entry
 
 

@@ -16,6 +16,8 @@ THEORY OF OPERATION
 5. *Somebody else writes.* Then there is a gap, and the true states again (:mod:`streams.journal.read_back`).
 6. *A gap of the source.* If the API server could not be watched for :data:`MAX_SILENCE_NS`, changes were seen late, so
    that time is a gap too. The writer compares with its last step, so a time in which it could not write is one as well.
+   A gap that lasts is told every two minutes, because readers take none for true that begins long before it is written
+   (:mod:`enrich.history.timeline`): anybody could make the past unknown with it.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ log = structlog.get_logger("kubeweir.streams")
 
 _S: Final = 1_000_000_000
 MAX_SILENCE_NS: Final = 15 * _S
+TOLD_SILENCE_NS: Final = 120 * _S
+"""How much of a gap that lasts is told at once."""
 HEARTBEAT_NS: Final = 300 * _S
 _POLL_S: Final = 0.1
 _MAX_RECORDS: Final = 5000
@@ -103,7 +107,8 @@ class JournalWriter:
         self._own_ends: set[int] = set()
         """The times of the last entries that this writer wrote, or tried to write."""
         self._cluster = ""
-        self._complete_ns = 0
+        self._complete_ns = self._gap_ns = 0
+        """Up to when the journal has everything, and up to when its last gap goes."""
         self._committed_at = self._repeated_at = float("-inf")
 
     @property
@@ -208,9 +213,14 @@ class JournalWriter:
 
     def _silence(self, journal: Journal, complete_ns: int) -> list[JournalEntry]:
         """Return a gap if the source has been silent for long, or nothing could be written for so long."""
-        if complete_ns - self._complete_ns <= MAX_SILENCE_NS:
+        known_ns, now = max(self._complete_ns, self._gap_ns), self._now_ns()
+        if complete_ns - known_ns > MAX_SILENCE_NS:
+            until_ns = complete_ns
+        elif now - known_ns > TOLD_SILENCE_NS:
+            until_ns = now
+        else:
             return []
-        return [self._mark(GAP, max(complete_ns, journal.last_ns + 1), self._complete_ns)]
+        return [self._mark(GAP, max(until_ns, journal.last_ns + 1), known_ns)]
 
     def _in_order(self, journal: Journal, last_ns: int) -> list[JournalEntry]:
         """Return entries for the states that the journal does not have, at rising times."""
@@ -277,6 +287,8 @@ class JournalWriter:
         self._own_ends = {entries[-1].seen_ns}
         for entry in entries:
             self._journal.apply(entry)
+            if entry.kind == GAP:
+                self._gap_ns = entry.seen_ns
             self._count(_sort_of(entry))
 
 

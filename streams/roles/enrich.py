@@ -121,7 +121,7 @@ def _pipeline(
     settings: Settings, cluster: Cluster, source: Source, producer: RecordProducer, metrics: EnrichMetrics
 ) -> Pipeline:
     """Put together what happens to a batch, without the routes."""
-    profile = partial(_profile_number, frozenset(settings.profile_labels_left_out)) if settings.pairs else None
+    profile = partial(profile_number, frozenset(settings.profile_labels_left_out)) if settings.pairs else None
     enricher = Enricher(cluster, settings.labels, profile=profile)
     pending = PendingVerdicts(
         enricher, source.synced_until_ns, int(settings.attribution_wait * 1e9), settings.pending_bytes, time.time_ns,
@@ -146,7 +146,8 @@ def _route(pipeline: Pipeline, worker: EnrichWorker, routing: Routing) -> Check:
     return routing.problem
 
 
-def _profile_number(left_out: Collection[str], pod: Pod, labels: Labels, workload: Owner | None) -> str:
+def profile_number(left_out: Collection[str], pod: Pod, labels: Labels, workload: Owner | None) -> str:
+    """Return the number of a pod's profile, made without some labels."""
     seen = pod if labels is pod.labels else msgspec.structs.replace(pod, labels=labels)
     return number_of(profile_of(seen, workload, left_out))
 

@@ -2,10 +2,13 @@
 
 THEORY OF OPERATION
 
-The verdicts of an input get the numbers of their combinations when they are rendered, and these are kept with the
-input. They are added to the counts when the input is acknowledged, and inputs of a partition are acknowledged in the
-order of their offsets. So the counts of a partition have all verdicts before one offset, its *mark*, and none after it:
-an input of which one verdict still waits for its pod's name is not in the counts, nor is any later one.
+What the verdicts of an input add to the counts is kept with the input when they are rendered, and added when the input
+is acknowledged. Inputs of a partition are acknowledged in the order of their offsets. So the counts of a partition have
+all verdicts before one offset, its *mark*, and none after it: an input of which one verdict still waits for its pod's
+name is not in the counts, nor is any later one.
+
+Both steps are put off until there are many verdicts, or until counts are written, because each takes a fraction of the
+time for many (:mod:`streams.worker.pair_numbering`).
 
 Counts and marks are written together (:mod:`streams.kafka.marked_writes`). A partition that this worker has got is
 counted from its mark on: inputs before it are in the counts of a former owner.
@@ -16,18 +19,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
 from enrich.render.flow_columns import FlowColumns
-from enrich.render.merged_batch import MergedBatch
 from enrich.wire.pair_coverage import ALL_CLUSTERS
-from enrich.wire.pair_records import SECOND_NS
 from streams.metrics.pairs import PairMetrics
 from streams.worker.inflight import TrackedInput
 from streams.worker.pair_limits import HourLimits
-from streams.worker.pair_segment import SECONDS_PER_HOUR, Changes, Counted, Segment
+from streams.worker.pair_numbering import CountedPart, Numbering
+from streams.worker.pair_segment import SECONDS_PER_HOUR, Changes, Segment
 from streams.worker.pair_spans import Spans
 
 MAX_LATE_S: Final = 25 * SECONDS_PER_HOUR
@@ -38,13 +40,6 @@ MAX_BYTES: Final = 128 << 20
 _MAX_CLUSTERS: Final = 16
 _ADD_AT: Final = 65_536
 """Acknowledged verdicts that are collected before they are added to the counts together."""
-
-
-class CountedPart(NamedTuple):
-    """What was counted of some verdicts of an input."""
-
-    segment: Segment
-    counted: Counted
 
 
 @dataclass(slots=True)
@@ -74,10 +69,15 @@ class PairCounter:
     """The counts of one worker, on its event loop."""
 
     def __init__(
-        self, limit: int, metrics: PairMetrics, now: Callable[[], float] = time.time, cluster: str = ""
+        self,
+        limit: int,
+        metrics: PairMetrics,
+        now: Callable[[], float] = time.time,
+        cluster: str = "",
+        on_failed: Callable[[int, Exception], None] = lambda _verdicts, _error: None,
     ) -> None:
         """``limit``: combinations that are told apart in an hour. ``cluster``: the only one whose batches are counted;
-        empty: all are."""
+        empty: all are. ``on_failed`` is told of verdicts that could not be counted."""
         self.spans = Spans(cluster or ALL_CLUSTERS, now)
         self._metrics, self._now, self._limit = metrics, now, limit
         self._limits = HourLimits(limit, lambda why: metrics.folded.labels(why).inc())
@@ -86,6 +86,9 @@ class PairCounter:
         self._changed: dict[str, Segment] = {}
         """Segments with counts that are not written yet, by id. The last ones may still be counted in."""
         self._partitions: dict[int, _Partition] = {}
+        self._numbering = Numbering(self._segment, on_failed)
+        self._finished: list[TrackedInput] = []
+        """Inputs that are acknowledged, in the order in which they were."""
         self._acknowledged: list[CountedPart] = []
         self._unadded = 0
 
@@ -95,38 +98,14 @@ class PairCounter:
         """Keep with each input what its records add to the counts."""
         if not self._partitions:
             return  # nothing of it would ever be written, and so the combinations would never be forgotten
-        batch, parts = columns.batch, list(columns.batch.parts())
-        clusters = {header.cluster for _, header, _ in parts}
-        if len(clusters) > 1:
-            # Manifests without the namespace kube-system: every cluster's batches are taken.
-            own = np.array([header.cluster for header in batch.headers], object)[batch.owner]
-            for cluster in sorted(clusters):
-                self.count(inputs, columns.pick(own == cluster))
-            return
-        if not clusters:
-            return
-        segment = self._segment(clusters.pop())
-        counted = counted_of(batch, segment.combinations.numbers(columns))
-        for place, _, span in parts:
-            tracked = inputs[place]
-            if tracked.pairs is None:
-                tracked.pairs = []
-            tracked.pairs.append(CountedPart(segment, counted[:, span]))
+        if int(self._now()) // SECONDS_PER_HOUR != self._hour:
+            self._numbering.number_all()  # what waits belongs to the limits of the hour before
+        self._numbering.add(inputs, columns)
 
     def finish(self, tracked: TrackedInput) -> None:
         """Take what was kept with an input that is acknowledged."""
-        partition, parts, tracked.pairs = self._partitions.get(tracked.partition), tracked.pairs or (), None
-        if partition is None or partition.is_released or tracked.offset < partition.mark:
-            return
-        if tracked.offset > partition.mark:
-            # Retention has removed what is between, unread (a record ``expired`` says so).
-            self.spans.leave_out(tracked.partition, partition.mark, tracked.offset)
-        if tracked.uncounted:
-            self.spans.leave_out(tracked.partition, tracked.offset, tracked.offset + 1)
-        partition.mark = tracked.offset + 1
-        for part in parts:
-            self._acknowledged.append(part)
-            self._unadded += part.counted.shape[1]
+        self._finished.append(tracked)
+        self._unadded += tracked.verdicts + 1
         if self._unadded > _ADD_AT:
             self._add()
 
@@ -134,11 +113,13 @@ class PairCounter:
 
     def begin(self, partition: int, since: int) -> None:
         """Count a partition from an offset on."""
+        self._take_finished()
         self._partitions[partition] = _Partition(since)
         self.spans.begin(partition, since)
 
     def forget(self, partitions: Collection[int] = ()) -> None:
         """Stop to count these partitions; what is not written is dropped by :meth:`abandon`."""
+        self._take_finished()
         for partition in partitions:
             known = self._partitions.pop(partition, None)
             self.spans.end(partition, known.written if known is not None else None)
@@ -159,6 +140,8 @@ class PairCounter:
         self._segments.clear()
         self._changed.clear()
         self._acknowledged.clear()
+        self._finished.clear()
+        self._numbering.drop_all()
         self._unadded = 0
 
     # --- writes
@@ -215,6 +198,11 @@ class PairCounter:
         return sum(segment.memory for segment in kept.values())
 
     @property
+    def verdicts(self) -> int:
+        """How many verdicts the segments in memory have counted."""
+        return sum(segment.verdicts for segment in self._segments.values())
+
+    @property
     def combinations(self) -> int:
         """How many combinations are in memory."""
         return sum(len(segment.combinations.keys) for segment in self._segments.values())
@@ -241,8 +229,30 @@ class PairCounter:
             segment = self._segments[cluster] = Segment(cluster, self._limits, self._now(), self._limit)
         return segment
 
+    def _take_finished(self) -> None:
+        """Move the marks past the inputs that are acknowledged."""
+        finished, self._finished = self._finished, []
+        if finished:
+            self._numbering.number_all()
+        for tracked in finished:
+            self._take(tracked)
+
+    def _take(self, tracked: TrackedInput) -> None:
+        partition, parts, tracked.pairs = self._partitions.get(tracked.partition), tracked.pairs or (), None
+        if partition is None or partition.is_released or tracked.offset < partition.mark:
+            return
+        if tracked.offset > partition.mark:
+            # Retention has removed what is between, unread (a record ``expired`` says so).
+            self.spans.leave_out(tracked.partition, partition.mark, tracked.offset)
+        if tracked.uncounted:
+            self.spans.leave_out(tracked.partition, tracked.offset, tracked.offset + 1)
+        partition.mark = tracked.offset + 1
+        for part in parts:
+            self._acknowledged += part.counted()
+
     def _add(self) -> None:
         """Add what is acknowledged to the counts."""
+        self._take_finished()
         by_segment: dict[str, list[CountedPart]] = {}
         for part in self._acknowledged:
             by_segment.setdefault(part.segment.id, []).append(part)
@@ -259,23 +269,6 @@ class PairCounter:
                 parts[0].segment.add(counted)
                 self._changed[number] = parts[0].segment
                 self._metrics.counted.inc(counted.shape[1])
-
-
-def counted_of(batch: MergedBatch, numbers: Any) -> Counted:
-    """Return what each verdict adds to the combination of its number."""
-    verdicts = batch.verdicts
-    counted = np.empty((4, len(verdicts)), np.uint32)
-    seconds = batch.wall // SECOND_NS
-    if len(seconds) and (seconds.min() < 0 or seconds.max() >= 1 << 32):
-        seconds = np.clip(seconds, 0, (1 << 32) - 1)
-    counted[0], counted[1], counted[2] = numbers, verdicts["count"], seconds
-    spans = verdicts["span_ms"]
-    if spans.any():
-        last = (batch.wall + spans.astype(np.int64) * 1_000_000) // SECOND_NS
-        counted[3] = np.clip(last, 0, (1 << 32) - 1)
-    else:
-        counted[3] = counted[2]
-    return counted
 
 
 def starts_of(

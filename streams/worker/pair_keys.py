@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
@@ -109,30 +110,36 @@ class Combinations:
         """How many classes of subjects and peers are in memory."""
         return len(self._subject_list) + len(self._peer_list)
 
-    def numbers(self, columns: FlowColumns) -> Int64Array:
-        """Return the number of the combination of each record."""
+    def columns(self, columns: FlowColumns) -> tuple[Int64Array, Int64Array]:
+        """Return the two columns that tell combinations apart: the ends of each record, and its port and Service."""
         ends = self._subject_of.of(columns.templates, columns.template) << 32
         ends |= self._peer_of.of(columns.peers, columns.peer)
         ports = server_ports(columns.batch.verdicts)
         # An address that is not zero has a low half that is not: the high one of IPv4 is.
         if columns.batch.verdicts["dialled"].view("<u8")[:, 1].any():
             ports |= self._services_of(columns.dialled, columns.dialled_values) << 16
+        return ends, ports
+
+    def numbers(self, batches: Sequence[FlowColumns], ends: Int64Array, ports: Int64Array) -> Int64Array:
+        """Return the number of the combination of each record of some batches, one after the other, by the columns of
+        all of them."""
         hashes = (ends.view(np.uint64) * _FACTORS[0]) ^ (ports.view(np.uint64) * _FACTORS[1])
         numbers, missing = self._first.find((hashes >> np.uint64(64 - self._bits)).view(np.int64), ends, ports)
         if len(missing):
-            self._find_elsewhere(columns, numbers, missing, hashes, ends, ports)
+            self._find_elsewhere(batches, numbers, missing, hashes, ends, ports)
         return numbers
 
     def _find_elsewhere(
-        self, columns: FlowColumns, numbers: Int64Array, missing: Int64Array, hashes: Any, ends: Any, ports: Any
-    ) -> None:
+        self, batches: Sequence[FlowColumns], numbers: Int64Array, missing: Int64Array, hashes: Any, ends: Any,
+        ports: Any,
+    ) -> None:  # fmt: skip
         """Fill in the numbers that the first table does not have."""
         ends, ports, bits = ends[missing], ports[missing], np.uint64(self._bits)
         places = (hashes[missing] << bits >> np.uint64(64 - self._bits)).view(np.int64)
         found, still = self._second.find(places, ends, ports)
         if len(still):
             new_ends, new_ports = ends[still], ports[still]
-            found[still] = self._look_up(columns, missing[still], new_ends.tolist(), new_ports.tolist())
+            found[still] = self._look_up(batches, missing[still], new_ends.tolist(), new_ports.tolist())
             first = (hashes[missing[still]] >> np.uint64(64 - self._bits)).view(np.int64)
             is_free = self._first.is_free(first)
             for table, at, chosen in ((self._first, first, is_free), (self._second, places[still], ~is_free)):
@@ -142,15 +149,17 @@ class Combinations:
         numbers[missing] = found
 
     def _look_up(
-        self, columns: FlowColumns, places: Int64Array, ends: Sequence[int], ports: Sequence[int]
+        self, batches: Sequence[FlowColumns], places: Int64Array, ends: Sequence[int], ports: Sequence[int]
     ) -> list[int]:
         found = []
+        begins = list(itertools.accumulate((len(columns.template) for columns in batches), initial=0))
         for place, key in zip(places.tolist(), zip(ends, ports, strict=True), strict=True):
             number = self._known.get(key)
             if number is None:
                 number = self._new(*key)
             if len(self.examples[number]) < MAX_EXAMPLES:
-                self._add_example(number, columns, place)
+                batch = bisect_right(begins, place) - 1
+                self._add_example(number, batches[batch], place - begins[batch])
             found.append(number)
         return found
 

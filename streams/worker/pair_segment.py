@@ -31,9 +31,9 @@ class _Hour:
         self.changed_chunks: set[int] = set()
 
     def grow(self, size: int) -> None:
-        """Make room for so many combinations."""
+        """Make room for so many combinations, in whole chunks."""
         if size > len(self.verdicts):
-            more = max(size, 2 * len(self.verdicts), CHUNK) - len(self.verdicts)
+            more = max(-(-size // CHUNK) * CHUNK, 2 * len(self.verdicts)) - len(self.verdicts)
             self.verdicts, self.packets, self.last = (
                 np.concatenate([column, np.zeros(more, np.int64)])
                 for column in (self.verdicts, self.packets, self.last)
@@ -56,6 +56,11 @@ class Segment:
         self.id = secrets.token_hex(8)
         self.combinations = Combinations(limits, limit)
         self._hours: dict[int, _Hour] = {}
+
+    @property
+    def verdicts(self) -> int:
+        """How many verdicts were counted."""
+        return sum(int(hour.verdicts.sum()) for hour in self._hours.values())
 
     @property
     def memory(self) -> int:
@@ -98,13 +103,22 @@ class Segment:
         hour = self._hours.setdefault(number, _Hour())
         places = counted[0].astype(np.int64)
         hour.grow(int(places.max()) + 1)
-        begin = number * SECONDS_PER_HOUR
-        np.add.at(hour.verdicts, places, 1)
-        np.add.at(hour.packets, places, counted[1].astype(np.int64))
-        np.minimum.at(hour.first, places, counted[2].astype(np.int64) - begin)
-        last = np.minimum(counted[3].astype(np.int64) - begin, MAX_SECOND)
-        np.maximum.at(hour.last, places, last)
-        hour.changed_chunks.update(np.flatnonzero(np.bincount(places // CHUNK)).tolist())
+        size, begin = len(hour.verdicts), number * SECONDS_PER_HOUR
+        verdicts = np.bincount(places, minlength=size)
+        hour.verdicts += verdicts
+        if counted[1].min() == counted[1].max() == 1:
+            hour.packets += verdicts
+        else:
+            # numpy adds these as floats. That is exact below 2**53: a worker never has 2**21 verdicts at once.
+            hour.packets += np.bincount(places, counted[1], size).astype(np.int64)
+        # Most verdicts are not the first ones of their combination, and of a second that was there before.
+        seconds = counted[2].astype(np.int64) - begin
+        earlier = seconds < hour.first[places]
+        np.minimum.at(hour.first, places[earlier], seconds[earlier])
+        seconds = np.minimum(counted[3].astype(np.int64) - begin, MAX_SECOND)
+        later = seconds > hour.last[places]
+        np.maximum.at(hour.last, places[later], seconds[later])
+        hour.changed_chunks.update(np.flatnonzero(verdicts.reshape(-1, CHUNK).any(1)).tolist())
 
     def _records(self, changes: Changes) -> Iterator[tuple[bytes, bytes]]:
         keys, examples = self.combinations.keys, self.combinations.examples

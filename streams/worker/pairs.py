@@ -64,7 +64,8 @@ class Pairs:
         """``report`` sends a record to the status topic."""
         self._settings, self._metrics, self._now = settings, metrics, now
         self._reports = PairReports(metrics, report)
-        self._counter = PairCounter(settings.pairs_limit, metrics, now, settings.cluster)
+        on_failed = self._reports.on_uncounted
+        self._counter = PairCounter(settings.pairs_limit, metrics, now, settings.cluster, on_failed)
         metrics.bytes.set_function(lambda: self._counter.memory)
         metrics.behind.set_function(self._counter.spans.behind_s)
         self._writer = self._new_writer()
@@ -98,10 +99,9 @@ class Pairs:
 
     def count(self, inputs: Sequence[TrackedInput], records: Records) -> None:
         """Count the records of some inputs."""
-        if records.columns is None:
-            return
         try:
-            self._counter.count(inputs, records.columns)
+            if records.columns is not None:
+                self._counter.count(inputs, records.columns)
         except Exception as error:
             for tracked in inputs:
                 tracked.uncounted = True

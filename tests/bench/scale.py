@@ -24,7 +24,9 @@ class Scale:
     streams_verdicts: dict[int, int]
     """Verdicts in the raw topic, by batch size."""
     pair_turns: int
-    """In each round: runs with and without counting pairs."""
+    """Turns with and without counting pairs."""
+    pair_verdicts: int
+    """Verdicts of a turn."""
     plain_verdicts: int
     """Verdicts in the raw topic for plain Faust, each a JSON record."""
     alert_groups: int
@@ -48,7 +50,8 @@ FULL: Final = Scale(
     ring_batches=80,
     streams_rounds=3,
     streams_verdicts={10: 60_000, 100: 250_000, 1000: 600_000},
-    pair_turns=2,
+    pair_turns=15,
+    pair_verdicts=80_000,
     plain_verdicts=24_000,
     alert_groups=100_000,
     denies_a_second=10_000,
@@ -67,7 +70,8 @@ QUICK: Final = Scale(
     ring_batches=10,
     streams_rounds=1,
     streams_verdicts={10: 1000, 100: 4000, 1000: 16_000},
-    pair_turns=1,
+    pair_turns=2,
+    pair_verdicts=16_000,
     plain_verdicts=1000,
     alert_groups=1000,
     denies_a_second=800,

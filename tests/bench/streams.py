@@ -27,6 +27,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from enrich.wire.topics import Topic, Topics, topics
 from streams.kafka.topics import prepare_topics
+from tests.bench.pair_cost import measure_cost
 from tests.bench.result import BenchError, Figure, Part, expect, say
 from tests.bench.routes import MATCHED, write_routes
 from tests.bench.scale import Scale
@@ -41,10 +42,6 @@ _TIMEOUT_S: Final = 120.0
 _POLL_S: Final = 0.02
 _PLAIN: Final = "plain Faust, one JSON record per verdict"
 _OF_UNROUTED: Final = "times without routes"
-_WITHOUT_PAIRS: Final = "the same without counting pairs"
-_WITH_PAIRS: Final = "the same with pairs, written every second"
-_OF_WITHOUT_PAIRS: Final = "times without pairs"
-_AIM_PAIRS: Final = 0.95
 _WALL, _CPU = "verdicts/s", "verdicts/CPU s"
 _CPUCLOCK_SCHED: Final = 2
 _NOT_YET: Final = frozenset(
@@ -64,17 +61,17 @@ def measure(scale: Scale, folder: Path, servers: str) -> Part:
         for size, count in scale.streams_verdicts.items():
             say(f"streams: {title}, batches of {size:,}, {count:,} verdicts")
             bench.batches(size, count, plain)
-        bench.pairs(scale.streams_verdicts[_ROUTED_SIZE], scale.pair_turns)
     how = (
         "A worker catches up with a full raw topic of 8 partitions; one record in ten is sent to flows.denied too. "
         "weir-streams: `weir-streams enrich` as a process. Plain Faust: the same index and the same records; it "
         "receives one JSON verdict and calls topic.send once at a time. Pairs: of 6,000 combinations, in turns with "
-        "and without. Ten routes: the "
+        "and without, from the raw batches to Kafka's acknowledgements, without the consumer. Ten routes: the "
         "same worker and batches of 1,000, with a file of ten routes to other topics; records that a route matches are "
         "produced once more. CPU is the worker's; Kafka runs on the same cores. Records are counted by the end offsets "
         "of flows."
     )
-    return Part("Raw topic to one record per verdict", how, bench.figures(), bench.counts)
+    figures = [*bench.figures(), *measure_cost(scale, folder / "manifests", servers)]
+    return Part("Raw topic to one record per verdict", how, figures, bench.counts)
 
 
 class _Bench:
@@ -90,7 +87,6 @@ class _Bench:
         """Return the figures in the order in which they were first measured."""
         aims = {(_case(size), "times plain Faust"): aim for size, aim in _AIM_TIMES.items()}
         aims[_routed_case("some"), _OF_UNROUTED] = _AIM_ROUTED
-        aims[_WITH_PAIRS, _OF_WITHOUT_PAIRS] = _AIM_PAIRS
         return [Figure(*name, tuple(samples), aims.get(name)) for name, samples in self._samples.items()]
 
     def plain(self, count: int) -> tuple[float, float]:
@@ -115,29 +111,6 @@ class _Bench:
             for matched in MATCHED:
                 say(f"streams: the same with ten routes {MATCHED[matched]}")
                 self._routed(matched, count, (wall, cpu))
-
-    def pairs(self, count: int, turns: int) -> None:
-        """Measure the same with and without pairs, in turns: each ratio is of two runs one after the other, and every
-        second time the one with pairs comes first, because a machine gets faster or slower in between."""
-        for turn in range(turns):
-            say(f"streams: without and with pairs, turn {turn + 1} of {turns}")
-            cases = [(_WITHOUT_PAIRS, "0"), (_WITH_PAIRS, "1")]
-            found = {
-                case: self._thousands(case, count, WEIR_PAIRS=pairs, WEIR_PAIRS_FLUSH="1")
-                for case, pairs in (cases if turn % 2 == 0 else cases[::-1])
-            }
-            for number, unit in enumerate((_OF_WITHOUT_PAIRS, f"{_OF_WITHOUT_PAIRS}, CPU")):
-                self._add(_WITH_PAIRS, unit, found[_WITH_PAIRS][number] / found[_WITHOUT_PAIRS][number])
-
-    def _thousands(self, case: str, count: int, **more: str) -> tuple[float, float]:
-        own_topics = self._make_topics()
-        share = count // len(NODES)
-        values = (
-            (key_of(node), v) for node in NODES for v in make_batches(node, make_verdicts(node, share), _ROUTED_SIZE)
-        )
-        self._fill(own_topics.raw, values)
-        command = [sys.executable, "-m", "streams.main", "enrich", "--alone"]
-        return self._catch_up(case, own_topics, command, share * len(NODES), **more)
 
     def _routed(self, matched: str, count: int, unrouted: tuple[float, float]) -> None:
         """Measure the same with ten routes, in comparison with the run without routes just before."""

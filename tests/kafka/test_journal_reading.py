@@ -10,7 +10,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from enrich.model import Namespace
-from enrich.wire.journal import DAY_NS, GAP, REPEAT_NS, JournalEntry, encode_entry, raw_state
+from enrich.wire.journal import DAY_NS, GAP, REPEAT_NS, REPEATED_NS, JournalEntry, encode_entry, raw_state
 from enrich.wire.topics import Topics, topics
 from streams.journal.reading import read_journal
 from streams.kafka.connection import NoTopicError, ReadError
@@ -33,7 +33,8 @@ def version(seen_ns: int, team: str = "a", cluster: str = "c1") -> JournalEntry:
 def write(site: Site, entries: Sequence[JournalEntry | bytes]) -> Topics:
     """Make the topic and write to it, each entry at its time."""
     names = topics(site.prefix, 4)
-    made = NewTopic(names.journal.name, names.journal.partitions, config=dict(names.journal.config))
+    config = {**names.journal.config, "message.timestamp.type": "CreateTime"}  # a test cannot wait for a month
+    made = NewTopic(names.journal.name, names.journal.partitions, config=config)
     admin = AdminClient(site.connection)
     admin.create_topics([made])[names.journal.name].result(30)
     producer = Producer({**site.connection, "queue.buffering.max.messages": 2 * MANY})
@@ -59,6 +60,17 @@ def test_the_whole_journal_is_read_in_order_past_records_that_are_not_entries(si
     assert all(why for _, why in bad)
 
 
+def test_an_entry_that_was_ahead_of_its_time_is_not_believed_later(site: Site) -> None:
+    names = write(site, [version(NOW - DAY_NS, "a")])
+    producer, early = Producer(site.connection), version(NOW - DAY_NS // 2, "b")
+    producer.produce(names.journal.name, encode_entry(early), early.key, timestamp=(NOW - DAY_NS) // 1_000_000)
+    assert producer.flush(60) == 0
+    bad: list[str] = []
+    found = list(read_journal(site.connection, names, "c1", on_bad=lambda _record, why: bad.append(why)))
+    assert found == [version(NOW - DAY_NS, "a")]
+    assert bad == ["its time is 43200 s in the future"]
+
+
 def test_a_window_begins_with_the_states_before_it(site: Site) -> None:
     old, before, inside = version(NOW - 3 * REPEAT_NS), version(NOW - REPEAT_NS), version(NOW)
     names = write(site, [old, before, inside])
@@ -73,7 +85,7 @@ def test_what_retention_has_removed_is_a_gap_until_every_state_is_repeated(site:
     admin = AdminClient(site.connection)
     admin.delete_records([place])[place].result(30)
     gap, *rest = read_journal(site.connection, names)
-    assert (gap.kind, gap.since_ns, gap.seen_ns) == (GAP, 0, entries[2].seen_ns + REPEAT_NS)
+    assert (gap.kind, gap.since_ns, gap.seen_ns) == (GAP, 0, entries[2].seen_ns + REPEATED_NS)
     assert rest == entries[2:]
 
 

@@ -18,7 +18,7 @@ from enrich.history.comparing import AFTER_NS, BEFORE_NS
 from enrich.history.profile import all_left_out, is_left_out
 from enrich.history.stand_ins import direction_of, stand_in
 from enrich.history.versions import Version
-from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, NetworkPolicy, Pod, Policy, Rule, Tier
+from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, NetworkPolicy, Pod, Policy, Rule, Selector, Tier
 from enrich.policy.decide import cluster_rules_in, is_audited, isolates, policies_in_tier, rules_in, selects
 from enrich.policy.matching import Direction, PolicyView, namespace_matches
 from enrich.wire.journal import Profile
@@ -172,16 +172,21 @@ def does_select(view: PolicyView, policy: Policy, pod: Pod) -> bool:
 
 def _same_since(policy: Policy, direction: Direction, index: int, versions: Sequence[Version]) -> int:
     """Return since when the rule of an index has been what it is today, for the same pods."""
-    today = (policy.pods, rules_of(policy, direction)[index])
+    today = (_subjects_of(policy), rules_of(policy, direction)[index])
     since = 0
     for version in reversed(versions):
         state = version.state
         if not isinstance(state, Policy) or len(rules_of(state, direction)) <= index:
             break
-        if (state.pods, rules_of(state, direction)[index]) != today:
+        if (_subjects_of(state), rules_of(state, direction)[index]) != today:
             break
         since = version.seen_ns
     return since
+
+
+def _subjects_of(policy: Policy) -> tuple[Selector, Selector | None]:
+    """Return what chooses the pods of a policy: a ClusterNetworkPolicy has a selector of namespaces, too."""
+    return policy.pods, policy.namespaces if isinstance(policy, ClusterNetworkPolicy) else None
 
 
 def _count(found: Iterable[PolicyUse], pairs: Iterable[Pair]) -> None:

@@ -8,9 +8,9 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.history.timeline import Scope, Timeline
+from enrich.history.timeline import MAX_BACK_NS, Scope, Timeline
 from enrich.model import Name, Service
-from enrich.wire.journal import REPEAT_NS, JournalEntry, Profile
+from enrich.wire.journal import REPEAT_NS, REPEATED_NS, JournalEntry, Profile
 from tests.enrich.history.journals import CLUSTER, at, begin, entry, gap, gone, namespace, node, policy, refused
 
 DENY = policy("deny", {"podSelector": {}})
@@ -63,7 +63,7 @@ def test_nothing_is_known_before_the_journal_begins_and_in_a_gap() -> None:
 
 def test_a_journal_read_from_the_middle_begins_where_every_state_was_repeated() -> None:
     made = Timeline(CLUSTER, [entry(DENY, 0)])
-    assert made.begins_ns == at(0) + REPEAT_NS
+    assert made.begins_ns == at(0) + REPEATED_NS
     assert Timeline(CLUSTER, []).unknown(SHOP, 0, 1) == "the journal has nothing of cluster c1"
 
 
@@ -74,7 +74,8 @@ def test_a_repeated_state_is_no_change() -> None:
     assert [one.seen_ns for one in made.versions("NetworkPolicy", "shop", "deny")] == [at(10)]
     # The first entry may be from before the first one that was read: then the repetition says since when.
     repeated = entry(DENY, 90, version="7", since_ns=at(-10))
-    assert [one.seen_ns for one in _timeline(repeated).versions("NetworkPolicy", "shop", "deny")] == [at(-10)]
+    made = Timeline(CLUSTER, [gap(-5, 0), repeated])
+    assert [one.seen_ns for one in made.versions("NetworkPolicy", "shop", "deny")] == [at(-10)]
 
 
 def test_a_version_that_cannot_be_read_is_a_gap_of_its_namespace_only() -> None:
@@ -161,6 +162,27 @@ def test_a_repeat_of_what_was_not_there_does_not_change_the_past() -> None:
     assert true.unknown(SHOP, at(0), at(60)) == ""
 
 
+def test_a_repeat_from_before_the_journal_begins_does_not_change_the_past() -> None:
+    for first in (begin(), entry(OTHER, 0)):
+        later = 0 if first.kind == "Gap" else REPEATED_NS
+        lie = msgspec.structs.replace(entry(OPEN, 0), seen_ns=at(50) + later, since_ns=1)
+        made = Timeline(CLUSTER, [first, lie])
+        assert "contradicts those before" in made.unknown(SHOP, at(20) + later, at(20) + later)
+        assert made.unknown(Scope("data"), at(20) + later, at(20) + later) == ""
+
+
+def test_a_heartbeat_or_gap_of_long_ago_makes_nothing_unknown() -> None:
+    day = 86_400
+    for lie in (JournalEntry(cluster=CLUSTER, kind="Heartbeat", seen_ns=at(5)), gap(3, 5), entry(OPEN, 5), begin()):
+        made = _timeline(entry(DENY, 10), entry(OTHER, day), lie)
+        assert made.impossible == 1
+        assert made.unknown(SHOP, at(0), at(day)) == ""
+        assert made.view_at(at(day)).policies == {DENY.key: DENY, OTHER.key: OTHER}
+    made = _timeline(entry(DENY, 10), entry(OTHER, day), gap(0, day + 1))
+    assert made.unknown(SHOP, at(0), at(day) - MAX_BACK_NS - 1) == ""
+    assert "was not written from" in made.unknown(SHOP, at(day), at(day))
+
+
 def test_a_refused_profile_is_known_to_be_unknown() -> None:
     made = _timeline(refused(Profile(namespace="shop", labels={"app": "web"}), 10))
     assert list(made.refused_profiles.values()) == ["shop"]
@@ -208,3 +230,19 @@ def test_what_is_written_later_does_not_change_what_was(found: list[JournalEntry
                 (true,) = honest.segments(scope, time_ns, time_ns)
                 assert segment.view == true.view
     disturbed.changes(None, 0, at(1000))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(lies(), max_size=6))
+def test_what_is_written_later_makes_nothing_of_long_before_unknown(found: list[JournalEntry]) -> None:
+    day = 86_400
+    known = [*HONEST, JournalEntry(cluster=CLUSTER, kind="Heartbeat", seen_ns=at(day))]
+    later = [msgspec.structs.replace(one, seen_ns=one.seen_ns + at(day) - at(0)) for one in found]
+    honest, disturbed = _timeline(*known), _timeline(*known, *found, *later)
+    for seconds in (0, 12, 25, 3_600):
+        for scope in (SHOP, Scope("data")):
+            (true,) = honest.segments(scope, at(seconds), at(seconds))
+            for segment in disturbed.segments(scope, at(seconds), at(seconds)):
+                assert segment.view == true.view
+        # Only what an entry names can be contradicted by it.
+        assert disturbed.unknown(Scope("elsewhere"), at(seconds), at(seconds)) == ""

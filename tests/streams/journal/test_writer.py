@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 import pytest
 
-from enrich.history.timeline import Scope, Timeline
+from enrich.history.timeline import MAX_BACK_NS, Scope, Timeline
 from enrich.index.cluster import Cluster
 from enrich.model import Name, Namespace, Node, Pod
 from enrich.sources.versions import UNKNOWN, Version
@@ -234,6 +234,33 @@ def test_a_silent_source_makes_a_gap() -> None:
     assert (gap.kind, gap.seen_ns) == (GAP, ground.now)
     assert gap.since_ns < ground.now - MAX_SILENCE_NS
     assert ground.step() == []
+
+
+@pytest.mark.parametrize("aborts", [0, 1])
+def test_a_source_that_stays_silent_makes_gaps_one_after_the_other(aborts: int) -> None:
+    ground = begun()
+    ground.synced_until = silent_ns = ground.now
+    ground.log.aborts = aborts
+    found: list[JournalEntry] = []
+    for number in range(60):
+        ground.set(f"t{number}")  # of another kind than the silent one
+        try:
+            found += ground.step(10)
+        except TransactionAbortedError:
+            ground.begin()
+    ground.synced_until = None
+    found += ground.step(30)
+    gaps = [one for one in found if one.kind == GAP]
+    assert [gaps[0].since_ns, *(one.seen_ns for one in gaps)] == [
+        silent_ns,
+        *(one.since_ns for one in gaps[1:]),
+        ground.now,
+    ]
+    newest_ns = 0
+    for one in found:
+        assert one.kind != GAP or one.since_ns >= newest_ns - MAX_BACK_NS / 2
+        assert one.seen_ns > newest_ns
+        newest_ns = one.seen_ns
 
 
 def test_a_quiet_cluster_has_heartbeats_and_the_end_has_one_too() -> None:

@@ -364,6 +364,7 @@ def test_hours_without_a_write_do_not_add_up_in_memory(monkeypatch: pytest.Monke
     worker.write()
     assert sum(counted[0] for counted in worker.pairs().values()) == 5 * 900
     scan(5)
+    worker.counter.take_write()
     assert worker.counter.combinations == 900, "a written segment has made room for a new hour"
 
 

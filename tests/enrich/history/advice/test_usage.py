@@ -107,6 +107,20 @@ def test_near_a_change_it_is_not_known_which_rule_the_kernel_had() -> None:
     ]  # fmt: skip
 
 
+def test_a_pair_counts_only_since_a_cluster_policy_has_selected_its_namespace() -> None:
+    old = cluster_policy("no-ssh", DENY_22 | {"subject": {"namespaces": {"matchLabels": {NAME_LABEL: "data"}}}})
+    new = cluster_policy("no-ssh", DENY_22)
+    changed = (HOUR - 1) * HOUR_NS + HOUR_NS // 2
+
+    def versions(_kind: str, _namespace: str, _name: str) -> list[Version]:
+        return [version(old, SINCE - 5), version(new, changed)]
+
+    refs = (PolicyRef("ClusterNetworkPolicy", "", "no-ssh", 0),)
+    earlier = pair(DB, "ingress", WEB, 22, "deny", hour=HOUR - 2, reason=Reason.POLICY, policies=refs)
+    rule = rule_of(use_of([new], earlier, versions=versions)["no-ssh"])
+    assert (rule.since_ns, rule.state) == (changed, "not seen")
+
+
 def test_a_policy_that_selects_no_pods() -> None:
     spec = {"podSelector": {"matchLabels": {"app": "nobody"}}, "ingress": [{}]}
     found = use_of([network_policy("none", spec)])["none"]
