@@ -18,7 +18,8 @@ from enrich.history.comparing import AFTER_NS, BEFORE_NS
 from enrich.history.profile import all_left_out, is_left_out
 from enrich.history.stand_ins import direction_of, stand_in
 from enrich.history.versions import Version
-from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, NetworkPolicy, Pod, Policy, Rule, Selector, Tier
+from enrich.label_selector import Selector
+from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, NetworkPolicy, Pod, Policy, Rule, Tier
 from enrich.policy.decide import cluster_rules_in, is_audited, isolates, policies_in_tier, rules_in, selects
 from enrich.policy.matching import Direction, PolicyView, namespace_matches
 from enrich.wire.journal import Profile
