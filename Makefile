@@ -75,7 +75,7 @@ bench: setup ## measure nanoseconds per packet, verdicts per second to Kafka and
 bench-watch: setup ## measure the watch at 1,000 to 100,000 pods, beside the official client's informer
 	@$(PY) -m tests.bench_watch
 
-bench-history: setup ## measure what answers about the past cost: backtests and weir observe, 1 M and 10 M records; JSON=file
+bench-history: setup ## measure what answers about the past cost: backtests, observe, explain, verify, sql; 1 M and 10 M; JSON=file
 	@$(PY) -m tests.bench_history $(if $(JSON),--json $(JSON))
 
 conformance: setup ## run the policy cases with real packets; DIR=folder FAMILY=4|6 (default: both) MODE=wire|run ONLY=glob
