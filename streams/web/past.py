@@ -18,7 +18,7 @@ import msgspec
 
 from enrich.history.stand_ins import EVERYWHERE
 from enrich.wire.flow import Flow
-from streams.cli.explain_past import find_record, intervals_of, nanoseconds, of_record
+from streams.cli.explain_past import intervals_of, nanoseconds, of_record
 from streams.cli.past import load_past
 from streams.cli.past_answers import past_lines
 from streams.kafka.connection import Connection, NoTopicError, ReadError
@@ -26,6 +26,7 @@ from streams.kafka.reading import TopicReader
 from streams.observing.choice import Choice
 from streams.observing.filters import Filters
 from streams.observing.observe import last_matching, parse_since, since_matching, unix_ms
+from streams.observing.record_search import ID, Span, find_record
 from streams.settings import Settings
 from streams.web.query import Query
 from streams.web.viewers import Viewer, sees, sees_both
@@ -127,14 +128,18 @@ class PastQuestions:
     def explanation(self, record_id: str, timestamp: str, viewer: Viewer) -> dict[str, Any]:
         """Return a record and why it was decided so, by the policies of its time. Raises ReadError, UndecidedError,
         LookupError, ValueError."""
-        since = parse_since(timestamp, datetime.now(UTC)) - timedelta(seconds=1)
+        if not ID.fullmatch(record_id):
+            raise ValueError(f"{record_id!r} is not the id of a record (RING-NUMBER)")
+        at, second = parse_since(timestamp, datetime.now(UTC)), timedelta(seconds=1)
+        span = Span(unix_ms(at - second), unix_ms(at + second), is_past=True)
         topics, connection = self._settings.topics, self._connection()
         names = (topics.flows.name, topics.denied.name)
         deadline = time.monotonic() + TIMEOUT_S
-        # It is called once in a while; an id that does not exist would be looked for to the end of the topics.
-        flow = find_record(connection, names, record_id, unix_ms(since), lambda _: check_time(deadline))
-        if flow is None or not decided(lambda: sees(viewer, flow)):
+        # An id that does not exist would be looked for in all of that time.
+        found_record = find_record(connection, names, record_id, span, lambda _: check_time(deadline))
+        if found_record is None or not decided(lambda: sees(viewer, found_record.flow)):
             raise LookupError("there is no such record any more")
+        flow = found_record.flow
         answer: dict[str, Any] = {"flow": msgspec.to_builtins(flow), "lines": [], "why": ""}
         if not decided(lambda: sees_both(viewer, flow)):
             answer["why"] = "An explanation names policies of both ends, and you may see one of them only."
