@@ -172,12 +172,12 @@ class PeerLookup:
         """See :meth:`enrich.render.enricher.Enricher.awaited`."""
         if found.unsettled is None:
             return []
-        addresses = _peer_addresses(batch.verdicts, found.sources, found.destinations)
-        endpoints = batch.verdicts["endpoint"].tolist()
+        places = np.flatnonzero(found.unsettled)
+        endpoints = batch.verdicts["endpoint"][places].tolist()
+        owners = batch.owner[places].tolist()
         keys: list[tuple[Key, ...]] = []
-        for place in np.flatnonzero(found.unsettled).tolist():
-            address = Key("address", self._texts[addresses[place]])
-            ref = batch.headers[batch.owner[place]].endpoints.get(str(endpoints[place]))
+        for raw, endpoint, owner in zip(_addresses_at(places, batch, found), endpoints, owners, strict=True):
+            address, ref = Key("address", self._texts[raw]), batch.headers[owner].endpoints.get(str(endpoint))
             keys.append((address,) if ref is None else (address, Key("pod", ref.uid)))
         return keys
 
@@ -185,10 +185,10 @@ class PeerLookup:
         """See :meth:`enrich.render.enricher.Enricher.mark_ambiguous`."""
         late = batch.wall > until_ns
         if late.any():
-            addresses = _peer_addresses(batch.verdicts, found.sources, found.destinations)
             late &= batch.verdicts["reason"] != Reason.NODE
-            for place in np.flatnonzero(late).tolist():
-                text, at = self._texts[addresses[place]], int(batch.wall[place])
+            places = np.flatnonzero(late)
+            for place, raw in zip(places.tolist(), _addresses_at(places, batch, found), strict=True):
+                text, at = self._texts[raw], int(batch.wall[place])
                 node = clock_of(batch.headers[batch.owner[place]])
                 peer = self._ends.in_doubt(text, at, node, found.peers[found.peer[place]])
                 found.peer[place] = self._peers.number(peer, settled=True)
@@ -264,6 +264,13 @@ class PeerLookup:
                 found = np.zeros(len(batch.verdicts), bool) if found is None else found
                 found[span] = np.isin(batch.verdicts["endpoint"][span], unknown)
         return found
+
+
+def _addresses_at(places: Int64Array, batch: MergedBatch, found: Lookup) -> list[bytes]:
+    """Return the addresses of some verdicts' peers, which are few beside all."""
+    chosen = places.tolist()
+    sources, destinations = [found.sources[at] for at in chosen], [found.destinations[at] for at in chosen]
+    return _peer_addresses(batch.verdicts[places], sources, destinations)
 
 
 def _peer_addresses(verdicts: VerdictArray, sources: Sequence[bytes], destinations: Sequence[bytes]) -> list[bytes]:
