@@ -43,8 +43,8 @@ log = structlog.get_logger("kubeweir.streams")
 
 _S: Final = 1_000_000_000
 MAX_SILENCE_NS: Final = 15 * _S
-TOLD_SILENCE_NS: Final = 120 * _S
-"""How much of a gap that lasts is told at once."""
+GAP_PART_NS: Final = 120 * _S
+"""The length of a gap that lasts after which it is written, and goes on in the next one."""
 HEARTBEAT_NS: Final = 300 * _S
 _POLL_S: Final = 0.1
 _MAX_RECORDS: Final = 5000
@@ -216,7 +216,7 @@ class JournalWriter:
         known_ns, now = max(self._complete_ns, self._gap_ns), self._now_ns()
         if complete_ns - known_ns > MAX_SILENCE_NS:
             until_ns = complete_ns
-        elif now - known_ns > TOLD_SILENCE_NS:
+        elif now - known_ns > GAP_PART_NS:
             until_ns = now
         else:
             return []

@@ -152,14 +152,14 @@ def _by_cluster(columns: FlowColumns | None) -> Iterator[tuple[str, FlowColumns]
 def _counted(combinations: Combinations, batches: Sequence[FlowColumns]) -> Counted:
     """Return what each verdict of some batches adds to the counts."""
     counted = np.empty((4, sum(len(columns.template) for columns in batches)), np.uint32)
-    told_apart = []
+    pair_columns = []
     begin = 0
     for columns in batches:
         # Both together, because both read the same memory.
-        told_apart.append(combinations.columns(columns))
+        pair_columns.append(combinations.columns(columns))
         _count_batch(columns, counted[:, begin : begin + len(columns.template)])
         begin += len(columns.template)
-    ends, ports = (np.concatenate(column) for column in zip(*told_apart, strict=True))
+    ends, ports = (np.concatenate(column) for column in zip(*pair_columns, strict=True))
     counted[0] = combinations.numbers(batches, ends, ports)
     return counted
 
