@@ -106,7 +106,7 @@ class RecordSearch:
         self._ends = {one: min(end, last.get(one, end)) for one, (_, end) in bounds.items()}
         self._total = sum(max(0, end - self._starts[one]) for one, end in self._ends.items())
         self._read, self._shown = 0, time.monotonic()
-        self._looked_at = self._starts, self._starts
+        self._searched = self._starts, self._starts
         """The offsets between which :meth:`near` has read everything."""
 
     def near(self) -> Found | None:
@@ -131,12 +131,12 @@ class RecordSearch:
         begins, ends = (self._reader.at_time(max(1, one)) for one in (low_ms - _MARGIN_MS, high_ms + _MARGIN_MS))
         begin = {one: max(start, begins[one]) for one, start in self._starts.items()}
         end = {one: max(begin[one], min(last, ends[one])) for one, last in self._ends.items()}
-        self._looked_at = begin, end
+        self._searched = begin, end
         return self._in(begin, end)
 
     def rest(self) -> Found | None:
         """Look for the record in everything else, the newest part first."""
-        begin, end = self._looked_at
+        begin, end = self._searched
         parts = (*_newest_first(end, self._ends), *_newest_first(self._starts, begin))
         return next((found for part in parts if (found := self._in(*part)) is not None), None)
 
