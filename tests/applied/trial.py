@@ -188,7 +188,7 @@ class _Worker:
         """Return the combination in which each verdict is counted."""
         columns = self._enricher.records(merge(*_batches(ground, np.array(verdicts)))).columns
         assert columns is not None
-        numbers = self._combinations.numbers(columns)
+        numbers = self._combinations.numbers([columns], *self._combinations.columns(columns))
         return [self._combinations.keys[number] for number in numbers.tolist()]
 
 
