@@ -94,8 +94,8 @@ def connections(ground: Ground) -> Iterator[Tally]:
     ground.after(rig.maps.configure, Config.POD_CONNECTIONS, limit)
     places = rig.sizes["CONNECTIONS"]
     rig.maps.configure(Config.POD_CONNECTIONS, places)
-    # A flow to another pod makes two entries, so to all three targets these are twice as many as the table holds.
-    flooded = range(_FIRST_PORT, _FIRST_PORT + places * 31 // 64)
+    # A flow to another pod makes two entries, so to all three targets together these are more than twice the table.
+    flooded = range(_FIRST_PORT, _FIRST_PORT + places * 15 // 32)
     for _, family in itertools.product(range(ground.rounds), FAMILIES):
         to = (_NOWHERE[family], server.address(family), client.address(family))
         asking = _Asking(ground, client, server)
