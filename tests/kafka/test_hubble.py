@@ -22,7 +22,7 @@ from streams.hubble.messages import message
 from streams.kafka.topics import prepare_topics
 from tests.kafka.batches import write_manifests
 from tests.kafka.hubble_client import HubbleClient
-from tests.kafka.hubble_flows import FLAGS, START, Flag, records, rfc3339, window, write_records
+from tests.kafka.hubble_flows import FLAGS, Flag, records, rfc3339, start, window, write_records
 from tests.kafka.site import PATIENCE_S, Service, Site, until
 
 
@@ -44,14 +44,17 @@ class Identity(NamedTuple):
         return found
 
 
-pytestmark = pytest.mark.kafka
+# The first test that needs the hubble command may have to wait until it is built.
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
+NO_GO = 3
+"""Exit code of deploy/local/binaries where there is no Go, or one that is too old."""
 
 
 @pytest.fixture(scope="module")
 def site(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Flows of two clusters, half an hour ago."""
+    """Flows of two clusters, some minutes ago."""
     folder = tmp_path_factory.mktemp("hubble")
     write_manifests(folder / "manifests")
     made = Site(broker, f"h{time.monotonic_ns()}", folder)
@@ -88,13 +91,13 @@ def client(role: Service, port: int) -> Iterator[HubbleClient]:
 
 @pytest.fixture(scope="module")
 def hubble() -> Path:
-    """The unmodified command of Cilium's Go module."""
-    found = subprocess.run(
-        [ROOT / "deploy/local/binaries", "--if-built", "hubble"], capture_output=True, text=True, check=False
-    )
-    if found.returncode:
-        pytest.skip("the hubble command is not built: deploy/local/binaries hubble")
-    return Path(found.stdout.strip()) / "hubble"
+    """The unmodified command of Cilium's Go module, which is built, or waited for, if it is not there yet."""
+    program = ROOT / "deploy/local/binaries"
+    built = subprocess.run([program, "hubble"], stdout=subprocess.PIPE, text=True, check=False)
+    if built.returncode == NO_GO:
+        pytest.skip("needs Go 1.26, to build the hubble command (deploy/local/binaries hubble)")
+    assert built.returncode == 0, "deploy/local/binaries says above why the hubble command could not be built"
+    return Path(built.stdout.strip()) / "hubble"
 
 
 def run_hubble(hubble: Path, port: int, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -185,8 +188,15 @@ def test_what_comes_is_followed_and_losses_are_told(site: Site, client: HubbleCl
     past = [next(answers).flow.uuid for _ in range(2)]
     assert past == [record["id"] for record in records()[-2:]]
     producer = Producer(site.connection)
-    found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.extend(next(answers) for _ in range(2)), daemon=True)
+    found: dict[bool, Any] = {}
+
+    def receive() -> None:
+        # Each is sent again until both have come, so there may be several of one kind before the other.
+        while len(found) < 2:
+            answer = next(answers)
+            found.setdefault(answer.HasField("lost_events"), answer)
+
+    thread = threading.Thread(target=receive, daemon=True)
     thread.start()
 
     def send() -> bool:
@@ -199,10 +209,10 @@ def test_what_comes_is_followed_and_losses_are_told(site: Site, client: HubbleCl
 
     try:
         until(send, "a flow and a loss")
-        flow, lost = sorted(found, key=lambda one: one.HasField("lost_events"))
+        flow, lost = found[False], found[True]
         assert flow.flow.uuid == "new-1"
         assert (lost.node_name, lost.lost_events.num_events_lost, lost.lost_events.source) == ("n1", 7, 3)
-        since = {"since": message("Timestamp")(seconds=int(START.timestamp()))}
+        since = {"since": message("Timestamp")(seconds=int(start().timestamp()))}
         (told,) = [one for one in client.flows(**since) if one.HasField("lost_events")]
         assert told.lost_events.num_events_lost % 7 == 0
     finally:
