@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -30,6 +29,8 @@ _ALIVE_S: Final = 120.0
 _MAX_RECORDS_AT_START: Final = 20_000
 """Records of each partition."""
 _MAX_NAMES: Final = 20_000
+_MAX_NAME: Final = 253
+"""Characters of a name of Kubernetes. Anybody who may write to the topics can write longer ones."""
 _RATE_S: Final = 60
 _RETRY_S: Final = 1.0
 _BOUNDS_S: Final = 5.0
@@ -62,7 +63,9 @@ class NodeCount:
 
 
 class Census:
-    """Counts what passes. One thread writes, any thread reads."""
+    """Counts what passes. One thread writes, any thread reads.
+
+    A record from the future, which a node or another producer whose clock is ahead has dated, counts as one of now."""
 
     def __init__(self, cluster: str = "", clock: Callable[[], float] = time.time) -> None:
         """``cluster``: whose records count; empty: all."""
@@ -70,7 +73,8 @@ class Census:
         self._lock = threading.Lock()
         self._nodes: dict[str, NodeCount] = {}
         self._namespaces: dict[tuple[str, str], float] = {}
-        self._seconds: deque[tuple[int, int]] = deque(maxlen=_RATE_S + 1)
+        self._seconds: dict[int, int] = {}
+        """Flows of each second of the last minute."""
         self.started_at = clock()
         self.seen = 0
         self.kept = 0
@@ -84,16 +88,19 @@ class Census:
             return
         if self._cluster not in {"", flow.cluster}:
             return
+        now = self._clock()
+        at = min(at, now)
         with self._lock:
             self.seen += 1
             self._note(flow.node_name, at, 1)
             for end in (flow.src, flow.dest):
                 self._note_namespace(flow, end.namespace, at)
-            second = int(at)
-            if self._seconds and self._seconds[-1][0] >= second:
-                self._seconds[-1] = (self._seconds[-1][0], self._seconds[-1][1] + 1)
-            else:
-                self._seconds.append((second, 1))
+            # At a start, the last hour is read partition by partition.
+            second, since = int(at), now - _RATE_S
+            if second >= since:
+                if second not in self._seconds:
+                    self._seconds = {one: count for one, count in self._seconds.items() if one >= since}
+                self._seconds[second] = self._seconds.get(second, 0) + 1
 
     def add_status(self, value: bytes, at: float) -> None:
         """Note the node that a status record is about."""
@@ -103,17 +110,18 @@ class Census:
             return
         if self._cluster in {"", found.cluster}:
             with self._lock:
-                self._note(found.node, at, 0)
+                self._note(found.node, min(at, self._clock()), 0)
 
     def _note(self, node: str, at: float, flows: int) -> None:
-        if not node or (node not in self._nodes and len(self._nodes) >= _MAX_NAMES):
+        if not 0 < len(node) <= _MAX_NAME or (node not in self._nodes and len(self._nodes) >= _MAX_NAMES):
             return
         count = self._nodes.setdefault(node, NodeCount(node, at, at))
         count.last_at, count.flows = max(count.last_at, at), count.flows + flows
 
     def _note_namespace(self, flow: Flow, namespace: str, at: float) -> None:
         place = (flow.cluster, namespace)
-        if namespace and (place in self._namespaces or len(self._namespaces) < _MAX_NAMES):
+        is_name = 0 < len(namespace) <= _MAX_NAME and len(flow.cluster) <= _MAX_NAME
+        if is_name and (place in self._namespaces or len(self._namespaces) < _MAX_NAMES):
             self._namespaces[place] = max(at, self._namespaces.get(place, 0.0))
 
     def forget(self) -> None:
@@ -138,7 +146,7 @@ class Census:
         """Return flows per second over the last minute."""
         since = self._clock() - _RATE_S
         with self._lock:
-            return sum(count for second, count in self._seconds if second >= since) / _RATE_S
+            return sum(count for second, count in self._seconds.items() if second >= since) / _RATE_S
 
     @property
     def now(self) -> float:

@@ -15,6 +15,7 @@ from streams.kafka.records import Record
 from streams.observing.observe import Window, unix_ms
 
 _RESPONSE: Final = message("GetFlowsResponse")
+_MAX_LOST: Final = (1 << 64) - 1
 _MAX_PLACES: Final = 10_000
 """Nodes and kinds of losses of which a past is summed up; records of further ones are passed over."""
 
@@ -54,7 +55,8 @@ def read_loss(value: bytes, cluster: str) -> Loss | None:
 def lost_response(node: str, source: int, verdicts: int, first_ms: int, last_ms: int) -> Any:
     """Return the answer that says that flows of a node are missing."""
     made = _RESPONSE(node_name=node)
-    made.lost_events.source, made.lost_events.num_events_lost = source, verdicts
+    # A sum of what anybody may have written to the topic can be more than the field holds.
+    made.lost_events.source, made.lost_events.num_events_lost = source, min(verdicts, _MAX_LOST)
     for timestamp, ms in ((made.lost_events.first, first_ms), (made.lost_events.last, last_ms), (made.time, last_ms)):
         timestamp.seconds, timestamp.nanos = ms // 1000, ms % 1000 * 1_000_000
     return made
@@ -63,15 +65,19 @@ def lost_response(node: str, source: int, verdicts: int, first_ms: int, last_ms:
 def past_losses(reader: Reader, ends: Mapping[int, int], window: Window, cluster: str) -> Iterator[Any]:
     """Yield an answer for each node and kind of loss of a window: how many, first and last."""
     found: dict[tuple[str, int], tuple[int, int, int]] = {}
-    until_ms = None if window.until is None else unix_ms(window.until)
-    for record in read_range(reader, reader.at_time(unix_ms(window.since)), ends, window.read_until_ms):
+    since_ms, until_ms = unix_ms(window.since), None if window.until is None else unix_ms(window.until)
+    for record in read_range(reader, reader.at_time(since_ms), ends, window.read_until_ms):
         loss = read_loss(record.value, cluster)
-        if loss is None or (until_ms is not None and record.timestamp_ms >= until_ms):
+        # The times in a partition do not only rise.
+        is_later = until_ms is not None and record.timestamp_ms >= until_ms
+        if loss is None or is_later or record.timestamp_ms < since_ms:
             continue
         place = (loss.node, loss.source)
         before = found.get(place, (0, record.timestamp_ms, 0))
         if place in found or len(found) < _MAX_PLACES:
-            found[place] = (before[0] + loss.verdicts, before[1], max(before[2], record.timestamp_ms))
+            found[place] = (
+                before[0] + loss.verdicts, min(before[1], record.timestamp_ms), max(before[2], record.timestamp_ms),
+            )  # fmt: skip
     for (node, source), (verdicts, first_ms, last_ms) in sorted(found.items()):
         yield lost_response(node, source, verdicts, first_ms, last_ms)
 

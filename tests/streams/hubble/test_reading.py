@@ -100,6 +100,34 @@ def test_the_census_counts_and_forgets() -> None:
     assert census.rate() == 0.0
 
 
+def test_the_rate_does_not_depend_on_the_order_of_times_nor_on_clocks_that_are_ahead() -> None:
+    now = [10_000.0]
+    census = Census(clock=lambda: now[0])
+    census.add_flow(make_value(node_name="ahead"), 1e9)
+    for at in (9_990.0, 7_000.0):  # two partitions, one after the other
+        for _ in range(59):
+            census.add_flow(make_value(), at)
+    assert census.rate() == 1.0
+    now[0] += 1_000
+    for _ in range(60):
+        now[0] += 1
+        census.add_flow(make_value(), now[0])
+    assert census.rate() == 1.0
+    now[0] += 200
+    assert [one.is_alive(now[0]) for one in census.nodes()] == [False, False]
+    now[0] += HOUR_S
+    census.forget()
+    assert census.nodes() == []
+
+
+def test_names_that_are_none_are_not_kept() -> None:
+    census = Census()
+    census.add_flow(make_value(node_name="n" * 254, src={"namespace": "s" * 254}, dest={"namespace": "ok"}), 1e12)
+    census.add_flow(make_value(cluster="c" * 254), 1e12)
+    assert [one.name for one in census.nodes()] == ["n1"]
+    assert census.namespaces() == [("c1", "ok")]
+
+
 def test_names_of_a_flood_are_bounded() -> None:
     census = Census()
     for number in range(25_000):
