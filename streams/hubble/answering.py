@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import Any, Final
 from enrich.wire.flow import Flow
 from streams.hubble import words
 from streams.hubble.bounded_reader import BoundedReader
-from streams.hubble.flow_form import response
+from streams.hubble.flow_form import read_time, response
 from streams.hubble.losses import lost_response, new_loss, past_losses
 from streams.hubble.request import FlowsRequest
 from streams.kafka.connection import Connection
@@ -31,6 +32,11 @@ _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _MAX_SORTED_BYTES: Final = 1 << 30
 """The records of an answer that are sorted, on disk, before the first is sent."""
 _RECORDS_PER_READ: Final = 1000
+_MAX_RECORD_BYTES: Final = 64 << 10
+"""A record of ours has a few kilobytes. Anybody who may write to the topic can write megabytes, of which a request for
+the last 10,000 would fill the memory, and a single one would end a client that takes 4 MiB at most."""
+_MAX_ID: Final = 128
+"""Characters. The last 100,000 ids are remembered for each client."""
 
 
 class TooMuchError(Exception):
@@ -58,11 +64,15 @@ class _Choice:
 
     def may_match(self, value: bytes) -> bool:
         """Return False for a record that surely does not fit, by its bytes alone."""
-        return self._filters.may_match(value)
+        return len(value) <= _MAX_RECORD_BYTES and self._filters.may_match(value)
 
     def match(self, flow: Flow, value: bytes) -> bool:
-        """Return whether a record fits."""
-        return self._cluster in {"", flow.cluster} and self._filters.match(flow, value)
+        """Return whether a record fits. Raises ValueError for one whose time is no time: it would take the place of one
+        of the first or last ones."""
+        if self._cluster not in {"", flow.cluster} or len(flow.id) > _MAX_ID or not self._filters.match(flow, value):
+            return False
+        read_time(flow.timestamp)
+        return True
 
 
 class _SortedChoice(_Choice):
@@ -95,7 +105,11 @@ class FlowsCall:
             status = self._open(topics.status, stack)
             ends = [_ends(reader) for reader in readers]
             status_ends = _ends(status)
+            sent = set[str]()
             for shown in self._past(readers, ends):
+                if request.follows and not request.is_of_a_time:
+                    # The last ones are read after `ends`, so that they can be among those that come.
+                    sent.add(shown.flow.id)
                 if (found := self._response(shown.flow)) is not None:
                     self._shown_from = self._shown_from or datetime.fromtimestamp(found.time.seconds, UTC)
                     yield found
@@ -103,7 +117,7 @@ class FlowsCall:
             if window is not None:
                 yield from past_losses(status, status_ends, window, topics.cluster)
             if request.follows:
-                yield from self._new(readers[0], ends[0], status, status_ends)
+                yield from self._new(readers[0], ends[0], status, status_ends, sent)
 
     def _response(self, flow: Flow) -> Any | None:
         """Return the answer that holds a flow; None for a record that no worker of ours made, because its time is none,
@@ -123,7 +137,11 @@ class FlowsCall:
         if request.is_of_a_time:
             window = Window(request.since or _EPOCH, request.until)
             found = since_matching(readers, ends, _SortedChoice(request, self._topics.cluster), window)
-            return islice(found, request.number) if request.number and not request.follows else found
+            if not request.number or request.follows:
+                return found
+            if request.since is None and not request.is_first:
+                return deque(found, request.number)
+            return islice(found, request.number)
         if not request.number:
             return ()
         choice = _Choice(request, self._topics.cluster)
@@ -134,18 +152,22 @@ class FlowsCall:
         return None if since is None else Window(since, self._request.until)
 
     def _new(
-        self, reader: BoundedReader, start: Mapping[int, int], status: BoundedReader, status_start: Mapping[int, int]
-    ) -> Iterator[Any]:
-        """Yield what comes, until the client goes."""
+        self, reader: BoundedReader, start: Mapping[int, int], status: BoundedReader, status_start: Mapping[int, int],
+        sent: Collection[str],
+    ) -> Iterator[Any]:  # fmt: skip
+        """Yield what comes and is of the time that is asked for, without what was sent, until the client goes."""
+        since = self._request.since or _EPOCH
+        is_in_time, since_ms = Window(since).test(), unix_ms(since)
         choice = _Choice(self._request, self._topics.cluster)
         status.start(status_start)
         for shown in followed(reader, start, choice):
             if shown is not None:
-                if (found := self._response(shown.flow)) is not None:
+                is_new = shown.flow.id not in sent and is_in_time(shown.flow.timestamp)
+                if is_new and (found := self._response(shown.flow)) is not None:
                     yield found
                 continue
             for record in status.take(_RECORDS_PER_READ, 0):
-                if (loss := new_loss(record, self._topics.cluster)) is not None:
+                if record.timestamp_ms >= since_ms and (loss := new_loss(record, self._topics.cluster)) is not None:
                     yield loss
             if reader.removed:
                 now_ms = unix_ms(datetime.now(UTC))

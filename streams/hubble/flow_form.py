@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -16,6 +17,7 @@ _ICMP: Final = {"icmp": "ICMPv4", "icmpv6": "ICMPv6"}
 _OTHERS: Final = {"2": "IGMP", "112": "VRRP"}
 _MAX_PATHS: Final = 200
 _MAX_COUNT: Final = (1 << 32) - 1
+_TIME: Final = re.compile(r"([0-9-]{10}T[0-9:]{8})(?:\.([0-9]{1,9}))?Z")
 Mask = dict[str, "Mask"]
 """The fields that are asked for, each with those inside it; empty: all of it."""
 
@@ -103,9 +105,15 @@ def summary(flow: Flow) -> str:
 
 def set_time(timestamp: Any, text: str) -> None:
     """Set a Timestamp from a record's time. Raises ValueError for what is no time."""
-    seconds, _, decimals = text.rstrip("Z").partition(".")
-    timestamp.seconds = int(datetime.fromisoformat(f"{seconds}+00:00").timestamp())
-    timestamp.nanos = int(decimals[:9].ljust(9, "0"))
+    timestamp.seconds, timestamp.nanos = read_time(text)
+
+
+def read_time(text: str) -> tuple[int, int]:
+    """Return seconds since 1970 and nanoseconds of a record's time. Raises ValueError for what is no time."""
+    found = _TIME.fullmatch(text)
+    if found is None:
+        raise ValueError("a record's time is no time of RFC 3339 in UTC")
+    return int(datetime.fromisoformat(f"{found[1]}+00:00").timestamp()), int((found[2] or "").ljust(9, "0"))
 
 
 def _endpoint(end: End, flow: Flow) -> Any:
