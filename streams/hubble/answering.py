@@ -29,7 +29,7 @@ from streams.observing.observe import (
 )
 
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
-_MAX_SORTED_BYTES: Final = 1 << 30
+MAX_SORTED_BYTES: Final = 1 << 30
 """The records of an answer that are sorted, on disk, before the first is sent."""
 _RECORDS_PER_READ: Final = 1000
 _MAX_RECORD_BYTES: Final = 64 << 10
@@ -60,7 +60,7 @@ class _Choice:
 
     def __init__(self, request: FlowsRequest, cluster: str) -> None:
         self._filters, self._cluster = request.filters, cluster
-        self._left = _MAX_SORTED_BYTES
+        self._left = MAX_SORTED_BYTES
 
     def may_match(self, value: bytes) -> bool:
         """Return False for a record that surely does not fit, by its bytes alone."""
@@ -82,7 +82,7 @@ class _SortedChoice(_Choice):
             return False
         self._left -= len(value)
         if self._left < 0:
-            gib = _MAX_SORTED_BYTES >> 30
+            gib = MAX_SORTED_BYTES >> 30
             raise TooMuchError(f"more than {gib} GiB of records fit: ask for a shorter time, or with more filters")
         return True
 

@@ -12,6 +12,7 @@ import yaml
 from enrich.model import NetworkPolicy
 from enrich.parse.objects import parse
 from enrich.runtime.settings import load
+from streams.hubble.answering import MAX_SORTED_BYTES
 from streams.main import PORTS, ROLES, default_roles
 from streams.settings import Settings
 
@@ -89,3 +90,14 @@ def test_prometheus_does_not_drop_a_port_by_relabeling(name: str, patches: tuple
     [scraped] = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
     [kept] = [one["regex"] for one in scraped["relabel_configs"] if one.get("action") == "keep"]
     assert all(re.fullmatch(kept, f"{name};{port}") for port in exposed(name, *patches))
+
+
+def test_the_component_hubble_has_room_to_sort_the_answers_of_all_its_clients() -> None:
+    [patch, _] = objects(f"{HUBBLE}/weir-streams.yaml")
+    [volume] = patch["spec"]["template"]["spec"]["volumes"]
+    [workload] = objects("weir-streams.yaml")
+    [mount] = [one for one in container(workload)["volumeMounts"] if one["name"] == volume["name"]]
+    assert mount["mountPath"] == "/tmp"  # noqa: S108 - where Python makes temporary files
+    assert volume["emptyDir"]["medium"] == "", "on disk, not within the container's memory"
+    gib = int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi"))
+    assert gib << 30 >= Settings().hubble_streams * MAX_SORTED_BYTES * 5 / 4

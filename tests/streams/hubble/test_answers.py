@@ -75,8 +75,8 @@ def test_windows_and_numbers(cluster: Cluster) -> None:
 def test_records_that_no_worker_has_written_neither_take_places_nor_end_an_answer(cluster: Cluster) -> None:
     hostile = [
         flow(99, timestamp="~"), flow(98, timestamp="2026-11-29T12:00:00.-1Z"),
-        flow(97, timestamp="2026-13-29T12:00:00Z"), flow(96, timestamp="2026-11-29T12:00:00.1_0Z"), flow(95, id="i" * 129),
-        flow(94, node_name="n" * (64 << 10)),
+        flow(97, timestamp="2026-13-29T12:00:00Z"), flow(96, timestamp="2026-11-29T12:00:00.1_0Z"),
+        flow(95, id="i" * 129), flow(94, node_name="n" * (64 << 10)),
     ]  # fmt: skip
     cluster.write(*map(flow, range(3)), *hostile, (int(NOW.timestamp() * 1000), b"{"))
     assert cluster.ids(number=2) == ["r-1", "r-2"]
