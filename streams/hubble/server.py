@@ -7,6 +7,7 @@ an authority that is trusted for this alone; anything else is refused at the sta
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ _OPTIONS: Final = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.max_connection_idle_ms", 600_000),
+    # Whoever reaches the port holds a descriptor for so long without a certificate; by default it is two minutes.
+    ("grpc.server_handshake_timeout_ms", 10_000),
 ]
 
 
@@ -50,6 +53,12 @@ class Certificates:
         if not all(found):
             raise ValueError("a file is empty")
         return found
+
+    def check(self) -> None:
+        """Raise OSError if gRPC could not use them, which itself does not say why."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.clients))
+        # Without a password, OpenSSL would ask for that of an encrypted key at the terminal.
+        context.load_cert_chain(self.certificate, self.key, password="")
 
 
 def check_address(address: str, certificates: Certificates | None) -> None:
@@ -72,11 +81,12 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class _Renewed:
+class Renewed:
     """Gives gRPC the certificates again when their files have changed; while they cannot be used, the earlier ones."""
 
     def __init__(self, files: Certificates) -> None:
         self._files, self._contents, self._problem = files, files.read(), ""
+        files.check()
 
     def configuration(self) -> Any:
         """Return the certificates."""
@@ -87,13 +97,15 @@ class _Renewed:
         """Return the certificates if they are other ones; None: as before."""
         try:
             found = self._files.read()
+            if found == self._contents:
+                self._problem = ""
+                return None
+            self._files.check()
         except (OSError, ValueError) as error:
             if str(error) != self._problem:
-                log.error("the certificates of the role hubble cannot be read; the earlier ones stay in use",
+                log.error("the certificates of the role hubble cannot be used; the earlier ones stay in use",
                           error=str(error))  # fmt: skip
             self._problem = str(error)
-            return None
-        if found == self._contents:
             return None
         self._contents, self._problem = found, ""
         log.info("the certificates of the role hubble were renewed")
@@ -121,9 +133,11 @@ def _bind(server: Any, address: str, certificates: Certificates | None) -> int:
     if certificates is None:
         return int(server.add_insecure_port(address))
     try:
-        files = _Renewed(certificates)
+        files = Renewed(certificates)
     except (OSError, ValueError) as error:
-        raise SettingsError(f"the certificates of WEIR_HUBBLE_CERTIFICATE cannot be read: {error}") from error
+        raise SettingsError(
+            f"WEIR_HUBBLE_CERTIFICATE, WEIR_HUBBLE_KEY and WEIR_HUBBLE_CLIENT_CA cannot be used: {error}"
+        ) from error
     credentials = grpc.dynamic_ssl_server_credentials(
         files.configuration(), files.renew, require_client_authentication=True
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,10 @@ from typing import Any
 import pytest
 
 from enrich.runtime.settings import SettingsError
+from streams.hubble import server as server_module
 from streams.hubble.bounded_reader import BoundedReader, ClientGoneError
 from streams.hubble.census import HOUR_S, Census
-from streams.hubble.server import Certificates, check_address, start_server
+from streams.hubble.server import Certificates, Renewed, check_address, start_server
 from streams.kafka.connection import ReadError
 from streams.kafka.records import Record
 from tests.streams.observing.test_observe import make_value
@@ -162,3 +165,44 @@ def test_certificates_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     files = Certificates(tmp_path / "certificate", tmp_path / "key", tmp_path / "ca")
     with pytest.raises(SettingsError, match="empty"):
         start_server("127.0.0.1:0", [], 1, files)
+
+
+def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost", "-days", "2"]
+    certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
+    subprocess.run([*command, "-out", certificate, "-keyout", key], check=True, capture_output=True)
+    return certificate, key
+
+
+def test_certificates_that_do_not_fit_are_refused_at_the_start_and_passed_over_later(tmp_path: Path) -> None:
+    (own, key), (clients, other_key) = make_certificate(tmp_path, "own"), make_certificate(tmp_path, "clients")
+    text = tmp_path / "text"
+    text.write_text("no certificate")
+    for files in (
+        Certificates(text, key, clients),
+        Certificates(own, other_key, clients),
+        Certificates(own, key, text),
+    ):
+        with pytest.raises(SettingsError, match="WEIR_HUBBLE_CLIENT_CA cannot be used"):
+            start_server("127.0.0.1:0", [], 1, files)
+    renewed = Renewed(Certificates(own, key, clients))
+    assert renewed.renew() is None, "nothing has changed"
+    kept = key.read_bytes()
+    key.write_bytes(other_key.read_bytes())
+    assert renewed.renew() is None, "half of a new pair"
+    key.write_bytes(kept)
+    assert renewed.renew() is None
+    clients.write_bytes(own.read_bytes())
+    assert renewed.renew() is not None
+
+
+def test_a_connection_without_a_certificate_is_soon_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "grpc.server_handshake_timeout_ms"
+    options = [(option, 300 if option == name else value) for option, value in server_module._OPTIONS]
+    monkeypatch.setattr(server_module, "_OPTIONS", options)
+    files = Certificates(*make_certificate(tmp_path, "own"), tmp_path / "own.crt")
+    server, port = start_server("127.0.0.1:0", [], 1, files)
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        assert connection.recv(1) == b"", "closed, and not open for the two minutes of gRPC's default"
+    server.stop(0)
