@@ -13,6 +13,8 @@ from streams.hubble.labels import LabelSelector
 
 Test = Callable[[Flow], bool]
 NO_LAYER_7: Final = "a verdict is about a connection, and knows nothing of what is inside (HTTP, DNS)"
+_MAX_NAME: Final = 253
+"""Characters of a name of Kubernetes."""
 _PROTOCOLS: Final[Mapping[str, frozenset[str]]] = {
     "icmp": frozenset({"icmp", "icmpv6"}), "icmpv4": frozenset({"icmp"}), "icmpv6": frozenset({"icmpv6"}),
     "tcp": frozenset({"tcp"}), "udp": frozenset({"udp"}), "sctp": frozenset({"sctp"}),
@@ -21,7 +23,9 @@ _PROTOCOLS: Final[Mapping[str, frozenset[str]]] = {
 
 
 def is_like(text: str, pattern: str) -> bool:
-    """Return whether a text fits a pattern, in which ``*`` stands for any text."""
+    """Return whether a name fits a pattern, in which ``*`` stands for any text."""
+    if len(text) > _MAX_NAME:
+        return False  # it is no name, and would be compared for as long as whoever wrote the record likes
     at, place, star, mark = 0, 0, -1, 0
     while at < len(text):
         if place < len(pattern) and pattern[place] == "*":

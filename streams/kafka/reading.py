@@ -127,9 +127,9 @@ class TopicReader:
         """Begin to read, each partition from its offset."""
         self._ended.clear()
         places = [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
-        self._consumer.assign(places)
+        self._call(lambda: self._consumer.assign(places))
         # What is paused stays so, even if it is assigned again.
-        self._consumer.resume(places)
+        self._call(lambda: self._consumer.resume(places))
 
     def take(self, max_records: int, wait_s: float) -> list[Record]:
         """Return up to ``max_records`` records; an empty list after ``wait_s`` without any."""
