@@ -171,7 +171,8 @@ class Verifier:
         """Return what the policies of the window tell apart."""
         found = self._distinguished.get(namespace)
         if found is None:
-            views = [one.view for one in self._stretches_of(Scope(namespace, nodes=True)).segments]
+            # The smallest scope: whenever a larger one is known, this one is, too, and has the same policies.
+            views = [one.view for one in self._stretches_of(Scope(namespace)).segments]
             distinctions = Distinctions.of(views, namespace, self._pods.left_out)
             found = self._distinguished[namespace] = _Apart(Distinguished(distinctions), Alike(views, namespace))
         return found

@@ -24,7 +24,7 @@ from enrich.wire.batch import PolicyRef, Reason, Verdict
 from enrich.wire.flow import Flow
 from enrich.wire.journal import HEARTBEAT, JournalEntry
 from tests.enrich.history.flows_of_worlds import flow_of, intervals_of
-from tests.enrich.history.journals import CLUSTER, at, begin, entry, gap, namespace, node, policy
+from tests.enrich.history.journals import CLUSTER, at, begin, entry, gap, namespace, node, policy, refused
 from tests.enrich.history.pairs_of_worlds import Asked, asked, decided, profiles_of
 from tests.enrich.history.test_backtest import SWITCH, journal_of
 from tests.probe.policy.random_clusters import World, changes, worlds
@@ -222,3 +222,16 @@ def test_namespaces_that_records_name_take_no_room() -> None:
     verifier.forget()
     assert not verifier._stretches
     assert not verifier._distinguished
+
+
+def test_a_node_that_is_not_known_makes_no_pods_alike() -> None:
+    """Of a time in which no node is known, policies are known all the same, and tell pods apart."""
+    api = Pod("shop", "api", "api", {"app": "api"}, ("10.0.0.3",), node="n1")
+    view = PolicyView({**PODS.pods, api.key: api}, {}, {}, {}, {})
+    profiles = [entry(one, 0) for one in profiles_of(view).values()]
+    hidden = refused(node("n1", "192.168.0.1", pod_cidrs=("10.0.0.0/24",)), 0)
+    verifier = verifier_of([begin(), *profiles, entry(namespace("shop"), 0), entry(OPEN, 0), hidden], view)
+    by_api: Asked = (DB, Direction.INGRESS, Endpoint("10.0.0.3", api), Protocol.TCP, 5432)
+    forged = flow_of(view, by_api, Decision(Verdict.ALLOW, Reason.POLICY, (REF,)), 0)
+    assert verifier.judge(ALLOWED, at(500)).outcome is Outcome.AGREES
+    assert verifier.judge(forged, at(500)).outcome is Outcome.DISAGREES
