@@ -35,7 +35,6 @@ from enrich.wire.journal import (
     GAP,
     MAX_AHEAD_NS,
     PROFILE,
-    REPEAT_NS,
     REPEATED_NS,
     JournalEntry,
     JournalError,
@@ -106,7 +105,7 @@ class Timeline:
         """Note that entries of a time cannot be read, of whatever objects: until all states have been repeated, nothing
         is known."""
         text = f"entries of the journal of {moment(at_ns)} cannot be read, and any object may have changed in them"
-        self._gaps.append(Gap(at_ns, at_ns + REPEAT_NS, text))
+        self._gaps.append(Gap(at_ns, at_ns + REPEATED_NS, text))
 
     def end(self, at_ns: int) -> None:
         """Note that from here on nothing is known."""

@@ -194,7 +194,9 @@ def test_nothing_is_known_where_entries_of_any_object_are_lost() -> None:
     made.lose(at(20))
     assert made.unknown(SHOP, at(10), at(19)) == ""
     assert "any object may have changed" in made.unknown(SHOP, at(20), at(20))
-    assert made.unknown(SHOP, at(20) + REPEAT_NS, at(20) + REPEAT_NS) == ""
+    # A writer that is away when a repeat is due writes it up to a day later.
+    assert "any object may have changed" in made.unknown(SHOP, at(20) + REPEAT_NS, at(20) + REPEAT_NS)
+    assert made.unknown(SHOP, at(20) + REPEATED_NS, at(20) + REPEATED_NS) == ""
 
 
 HONEST = [entry(namespace("shop"), 0), entry(DENY, 10), entry(OTHER, 15), entry(OPEN, 20), entry(node("n1"), 30)]
