@@ -98,8 +98,7 @@ class PairCounter:
         """Keep with each input what its records add to the counts."""
         if not self._partitions:
             return  # nothing of it would ever be written, and so the combinations would never be forgotten
-        if int(self._now()) // SECONDS_PER_HOUR != self._hour:
-            self._numbering.number_all()  # what waits belongs to the limits of the hour before
+        self._begin_hour()
         self._numbering.add(inputs, columns)
 
     def finish(self, tracked: TrackedInput) -> None:
@@ -209,15 +208,20 @@ class PairCounter:
 
     # --- inside
 
-    def _segment(self, cluster: str) -> Segment:
+    def _begin_hour(self) -> None:
+        """Begin the limits of a new hour. What waits belongs to the hour before, and gets its numbers first."""
         hour = int(self._now()) // SECONDS_PER_HOUR
         # While writes fail, a segment does not end, and the combinations of each new hour would add to the ones before,
         # until the worker has no memory left. So the limits of the last hour go on until there is room again.
-        if hour != self._hour and self.memory <= MAX_BYTES:
-            self._hour = hour
-            self._limits.begin_hour()
-            for one in self._segments.values():
-                one.combinations.begin_hour()
+        if hour == self._hour or self.memory > MAX_BYTES:
+            return
+        self._numbering.number_all()
+        self._hour = hour
+        self._limits.begin_hour()
+        for one in self._segments.values():
+            one.combinations.begin_hour()
+
+    def _segment(self, cluster: str) -> Segment:
         segment = self._segments.get(cluster)
         if segment is not None and self._now() - segment.began > SEGMENT_S:
             # A worker without partitions has written nothing for long, and readers do not look for names so far back.

@@ -368,6 +368,23 @@ def test_hours_without_a_write_do_not_add_up_in_memory(monkeypatch: pytest.Monke
     assert worker.counter.combinations == 900, "a written segment has made room for a new hour"
 
 
+def test_what_waits_over_the_hour_counts_by_the_limits_of_its_own() -> None:
+    worker = Worker(limit=1000)
+    first = [fresh(destination=world(number)) for number in range(100)]
+    later = [fresh(destination=world(100 + number)) for number in range(100)]
+
+    (before,) = worker.take(0, make_batch(*first))
+    worker.counter._now = lambda: NOW_S + 3600
+    (after,) = worker.take(1, make_batch(*later))
+    for tracked in (before, after):
+        worker.counter.finish(tracked)
+    worker.write()
+
+    found = worker.pairs()
+    assert sum(counted[0] for counted in found.values()) == 200
+    assert not [key for _, key in found if key.peer.coarse], "each hour has room for a hundred of a workload"
+
+
 def test_old_verdicts_are_said_to_be_missed() -> None:
     worker = Worker()
     old = make_batch(fresh(), clock=CLOCK - 26 * HOUR_NS)
