@@ -8,13 +8,15 @@ THEORY OF OPERATION
 2. DuckDB leaves out columns that only a condition needs. pyarrow does not tell which ones a condition names, so each
    column whose name stands anywhere in its text is made.
 3. A condition such as ``timestamp >= '2026-11-30 09:00'`` is among these conditions if it must hold for every row. A
-   table that can find a time then begins there. Conditions that DuckDB keeps to itself, such as a comparison with
-   ``now()``, which has a time zone, do not shorten what is read.
+   table that can find a time then begins there, if Arrow proves from the condition that no earlier row can meet it.
+   Conditions that DuckDB keeps to itself, such as a comparison with ``now()``, which has a time zone, do not shorten
+   what is read.
 4. Each scan reads anew. So a query may name a table twice, and nothing but the batch at hand is in memory.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -22,14 +24,15 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.fs
 
 from streams.cli.sql.columns import LABELS, PORTS, RULE, Column
 
 Scan = Callable[[Sequence[str], int | None], Iterator[Any]]
 """Yields record batches with the columns that it is given, in their order. Rows whose ``timestamp`` is earlier than the
 time that it is given, in nanoseconds since the epoch, may be missing: the query does not want them."""
-_TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 _NOT_BEFORE: Final = re.compile(r"timestamp (?:>=|>|==) (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6})")
+_MAX_PROPOSED: Final = 64
 
 _TYPES: Final = {
     "BOOLEAN": pa.bool_(),
@@ -48,7 +51,6 @@ _TYPES: Final = {
 }
 CODED: Final = pa.dictionary(pa.int32(), pa.string())
 """A column of texts of which few are distinct, each once, with their numbers in place of the texts."""
-_AND: Final = " and "
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -92,7 +94,7 @@ class Scanned(pyarrow.dataset.Dataset):  # type: ignore[misc]  # pyarrow has no 
 
         def batches() -> Iterator[Any]:
             try:
-                for batch in self._scan(made, earliest_ns(text)):
+                for batch in self._scan(made, earliest_ns(filter, self._schema)):
                     yield (batch if filter is None else batch.filter(filter)).select(shown)
             except Exception as error:
                 self.failure = error
@@ -101,36 +103,30 @@ class Scanned(pyarrow.dataset.Dataset):  # type: ignore[misc]  # pyarrow has no 
         return _Scanner(pa.RecordBatchReader.from_batches(schema, batches()))
 
 
-def earliest_ns(condition: str) -> int | None:
-    """Return the time before which no row meets a condition, in nanoseconds since the epoch; None if it says none.
+def earliest_ns(condition: Any, schema: Any) -> int | None:
+    """Return the time before which no row of a schema meets a condition, in nanoseconds since the epoch; None if it
+    says none.
 
-    ``condition``: as pyarrow writes an expression, with brackets around everything that has an operator. Only what it
-    joins with ``and`` at its outermost is looked at, so that what is not understood shortens nothing."""
-    waiting, found = [_TEXT.sub('""', condition)], []
-    while waiting:
-        inner = _without_brackets(waiting.pop())
-        if (place := _outer_and(inner)) is not None:
-            waiting += [inner[:place], inner[place + len(_AND) :]]
-        elif match := _NOT_BEFORE.fullmatch(inner):
-            seconds = datetime.fromisoformat(match[1]).replace(tzinfo=UTC) - _EPOCH
-            found.append((seconds.days * 86_400_000_000 + seconds.seconds * 1_000_000 + seconds.microseconds) * 1_000)
-    return max(found, default=None)
-
-
-def _depths(text: str) -> Iterator[int]:
-    """Yield how many brackets are open behind each character."""
-    depth = 0
-    for one in text:
-        depth += (one in "([{") - (one in ")]}")
-        yield depth
+    ``condition``: an expression of pyarrow, or None. Its text only proposes times: it has texts of the query, and not
+    all of them with their quotes escaped. Arrow then says whether a row before a time can meet the condition."""
+    if condition is None or "timestamp" not in schema.names:
+        return None
+    proposed = {match[1] for match in itertools.islice(_NOT_BEFORE.finditer(str(condition)), _MAX_PROPOSED)}
+    for text in sorted(proposed, reverse=True):
+        try:
+            time = datetime.fromisoformat(text)
+        except ValueError:
+            continue
+        if not _may_be_before(time, condition, schema):
+            since = time.replace(tzinfo=UTC) - _EPOCH
+            return (since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds) * 1_000
+    return None
 
 
-def _without_brackets(text: str) -> str:
-    return text[1:-1] if text[:1] == "(" and 0 not in list(_depths(text))[:-1] else text
-
-
-def _outer_and(text: str) -> int | None:
-    """Return where the only ``and`` stands that is in no bracket."""
-    depths = list(_depths(text))
-    places = [place for place in range(len(text)) if depths[place] == 0 and text.startswith(_AND, place)]
-    return places[0] if len(places) == 1 else None
+def _may_be_before(time: datetime, condition: Any, schema: Any) -> bool:
+    """Return whether a row before a time may meet a condition. Arrow passes over files if what it knows of all of their
+    rows contradicts a condition; here it is asked about a file that does not exist."""
+    files = pyarrow.dataset.IpcFileFormat()
+    is_before = pyarrow.dataset.field("timestamp") < pa.scalar(time, _TYPES["TIMESTAMP"])
+    file = files.make_fragment("", pyarrow.fs.LocalFileSystem(), partition_expression=is_before)
+    return bool(list(pyarrow.dataset.FileSystemDataset([file], schema, files).get_fragments(condition)))

@@ -192,8 +192,8 @@ def test_several_profiles_that_policies_tell_apart_are_no_answer() -> None:
 
 def test_a_pod_whose_labels_the_journal_could_not_take_is_not_guessed() -> None:
     timeline = Timeline(CLUSTER, [*BASE, JournalEntry(cluster=CLUSTER, kind=HEARTBEAT, seen_ns=at(2900))])
-    for refused, outcome in (((), Outcome.AGREES), (("shop",), Outcome.CANNOT_SAY)):
-        pods = RecordPods(Known(timeline.profiles), intervals_of(PODS), refused)
+    for namespaces, outcome in (((), Outcome.AGREES), (("shop",), Outcome.CANNOT_SAY)):
+        pods = RecordPods(Known(timeline.profiles), intervals_of(PODS), namespaces)
         assert Verifier(timeline, pods, WINDOW).judge(DENIED, at(500)).outcome is outcome
 
 
