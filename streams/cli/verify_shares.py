@@ -197,7 +197,7 @@ class _Others:
         for pipe in (one for one in pipes if one in ready):
             try:
                 said = pipe.recv()
-            except EOFError:
+            except (EOFError, OSError):  # between two messages, or in the middle of one
                 raise ReadError("a process that judges a part of the records has ended: out of memory?") from None
             if isinstance(said, ReadError):
                 raise said
