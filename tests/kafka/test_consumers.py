@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from brokers import JARS
 
 from tests.kafka.batches import make_batch
 from tests.kafka.site import Site, until
@@ -19,7 +19,6 @@ from tests.schemas import ROOT
 pytestmark = pytest.mark.kafka
 
 EXAMPLES = ROOT / "deploy/consumers"
-CACHE = Path(os.environ.get("KUBEWEIR_CACHE", "/var/cache/kubeweir"))
 
 
 def commands() -> dict[str, list[str]]:
@@ -30,8 +29,7 @@ def commands() -> dict[str, list[str]]:
     }
     modules = subprocess.run(["java", "--list-modules"], capture_output=True, text=True, check=True).stdout
     if "jdk.compiler" in modules:
-        (jars,) = CACHE.glob("kafka-*")
-        found["java"] = ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*", str(EXAMPLES / "Consume.java")]
+        found["java"] = ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS}/*", str(EXAMPLES / "Consume.java")]
     return found
 
 
