@@ -238,6 +238,7 @@ class GroupReader:
         if not close_consumer(self._consumer):
             # The sink is closed, or has another reader, by the time the client calls back.
             self._on_assigned, self._on_new = lambda _: None, None
+            self._postponed.clear()
 
     def _subscribe(self) -> None:
         self._consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke)
