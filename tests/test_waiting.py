@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.kafka import site
 from tests.waiting import described, until
 
 
@@ -25,3 +26,8 @@ def test_a_condition_of_any_form_is_described() -> None:
     text = described(lambda before=5: before)  # type: ignore[misc]  # mypy cannot type a default
     assert text == "text = described(lambda before=5: before) with before=5"
     assert described(eval("lambda: 1")) == "<lambda>"  # noqa: S307 - has no source
+
+
+def test_there_is_a_look_after_the_last_pause() -> None:
+    answers = iter((False, True))
+    site.until(lambda: next(answers), "it", 0.02)

@@ -90,13 +90,13 @@ def until(look: Callable[[], T | None], what: str | Callable[[], str], patience_
     """Return the first answer that is true: neither None, nor False, nor empty. ``what`` is for the failure, and is
     asked for the state at that time if it can be called."""
     started = time.monotonic()
-    while time.monotonic() < started + patience_s:
-        found = look()
-        if found:
-            return found
+    while not (found := look()):
+        # After the last pause, which may be longer than what is left of the time, there is one more look.
+        if time.monotonic() >= started + patience_s:
+            text = what if isinstance(what, str) else what()
+            raise AssertionError(f"waited {patience_s:.0f} s in vain for {text}: {described(look)}")
         pause(started, 0.05)
-    text = what if isinstance(what, str) else what()
-    raise AssertionError(f"waited {patience_s:.0f} s in vain for {text}: {described(look)}")
+    return found
 
 
 def written(path: Path) -> list[bytes]:
