@@ -38,6 +38,8 @@ from tests.report import RingReport, lines, merged
 from tests.work_queue import COLLECTED, LANES
 
 _ROOT: Final = Path(__file__).parents[1]
+LINT: Final = ("make", "--no-print-directory", "--old-file=setup", "lint")
+"""Without the set-up, which was run before: beside the tests, it could take away what they use."""
 _NOTHING: Final = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
@@ -95,8 +97,7 @@ def _lint(running: dict[str, subprocess.Popen[bytes]]) -> Iterator[Future[int]]:
         print(f"\ntest: lint {outcome}\n{'' if process.returncode == 0 else output.decode()}", flush=True)
         return process.returncode
 
-    command = ["make", "--no-print-directory", "lint"]
-    process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(LINT, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     running["lint"] = process
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(wait)

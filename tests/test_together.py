@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests import __main__ as tests_main
 from tests import work_queue
 from tests.work_queue import LANES, Group, WorkQueue
 
@@ -78,8 +79,15 @@ def test_what_lint_finds_is_shown_and_fails_the_run(tmp_path: Path) -> None:
     make.chmod(0o755)
     done = run(tmp_path, "--lint", computing="pass")
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "test: lint FAILED (exit code 2)\n--no-print-directory lint found something" in done.stdout
+    assert "test: lint FAILED (exit code 2)\n--no-print-directory --old-file=setup lint found something" in done.stdout
     assert done.stdout.splitlines()[-1] == "1 passed, 0 failed, 0 skipped"
+
+
+def test_lint_beside_the_tests_does_not_run_the_setup_again() -> None:
+    command = ["make", "--dry-run", *tests_main.LINT[1:]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "ruff check" in done.stdout
+    assert "deploy/local/setup" not in done.stdout
 
 
 def test_no_process_is_idle_while_another_has_work_left(tmp_path: Path) -> None:
