@@ -31,6 +31,8 @@ _MENU: Final[dict[str, tuple[str, Direction, tuple[Rule, ...], tuple[Rule, ...]]
 """What policies there can be: whom they select, and their rules in two versions."""
 _MARKERS: Final = 7
 _PATIENCE_S: Final = 5.0
+_MAX_MARKS: Final = 36
+"""After three minutes beside those that a probe was away it has ended, or does not install any more."""
 _TAIL_BYTES: Final = 1 << 15
 
 
@@ -82,8 +84,13 @@ class Desk:
                     self._put(name, policy.spec())
                 visited.add(len(self._policies) + self._markers)
             in_force: dict[str, int] = {}
-            while len(in_force) < len(NODES):
+            for _ in range(_MAX_MARKS):
                 self._mark(visited, asked, in_force)
+                if len(in_force) == len(NODES):
+                    break
+            else:
+                missing = [name for name in NODES if name not in in_force]
+                raise RuntimeError(f"the probes of {missing} have not said that a change of policy is in force")
             self._ground.script.changes.append(Change(asked, in_force, frozenset(self._policies.values())))
 
     def _mark(self, visited: set[int], asked: int, in_force: dict[str, int]) -> None:

@@ -97,7 +97,7 @@ class Run:
             try:
                 work()
             except Exception as error:
-                self.problem = error
+                self.problem = self.problem or error  # what ends other lanes may follow from it
                 raise
 
         thread = threading.Thread(target=guarded)
