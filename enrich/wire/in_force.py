@@ -45,8 +45,9 @@ class PoliciesInForce(msgspec.Struct, frozen=True, kw_only=True):
     """The number of this record since the probe started, from 1. A missing number is a record that was lost."""
     epoch: Count
     switched: tuple[Count, Count] | None = None
-    """The node's monotonic clock in nanoseconds before and after the switch to the epoch; None if this probe has found
-    it in force when it started."""
+    """The node's monotonic clock in nanoseconds before and after the switch to the epoch; None if there was
+    no switch: this probe has found it in force when it started, or the kernel need not know of the change, as of an
+    annotation about logging."""
     policies: Annotated[tuple[PolicyVersion, ...], Meta(max_length=MAX_POLICIES)]
     """Sorted."""
     left_out: Count = 0

@@ -15,7 +15,7 @@ from enrich.wire.tally import KernelTally, Tally
 from probe.kernel.plan import Installed
 from probe.policies_in_force import PoliciesOfEpochs
 from probe.policy.compiler import Subject
-from probe.policy.ruleset import AppliedPolicy
+from probe.policy.ruleset import AppliedPolicy, digest
 
 WEB = NetworkPolicy("shop", "web", "uid-web", Selector())
 DATABASE = NetworkPolicy("shop", "db", "uid-db", Selector())
@@ -46,6 +46,16 @@ def test_a_change_is_told_once_with_the_versions_that_the_journal_has() -> None:
     assert noted.waiting() == (second,)
     noted.forget((first, second))
     assert noted.waiting() == ()
+
+
+def test_a_change_that_the_kernel_need_not_know_has_no_time() -> None:
+    noted = PoliciesOfEpochs()
+    note(noted, 6, WEB)
+    note(noted, 6, replace(WEB, logging="true"), switched=None)
+    first, second = noted.waiting()
+    assert (first.epoch, second.epoch, second.switched) == (6, 6, None)
+    assert first.policies[0].version != second.policies[0].version
+    assert digest(WEB) == digest(replace(WEB, logging="true")), "nothing is compiled anew, so there is no switch"
 
 
 def test_a_node_without_policies_says_so_once() -> None:
