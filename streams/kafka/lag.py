@@ -185,19 +185,25 @@ class LagMonitor:
             watched.stall.update(waits=False, progressed=False)
 
     def _run(self) -> None:
-        while not self._stop.wait(self._every_s):
-            with self._lock:
-                followed = list(self._followed.values())
-            self._look_at_threads()
-            try:
-                self._measure(followed)
-            except (KafkaException, TimeoutError) as error:
-                self._cause = f" ({error.args[0].str()})" if isinstance(error, KafkaException) else self._cause
-                self._admin = None  # the next one asks the bootstrap servers again
-                self._committed.keep(())
-                self._postpone_all(followed)
-            else:
-                self._answered_at, self._cause = time.monotonic(), ""
+        try:
+            while not self._stop.wait(self._every_s):
+                self._look()
+        except StopServiceError as error:  # too many consumers cannot be closed
+            self._fail(str(error))
+
+    def _look(self) -> None:
+        with self._lock:
+            followed = list(self._followed.values())
+        self._look_at_threads()
+        try:
+            self._measure(followed)
+        except (KafkaException, TimeoutError) as error:
+            self._cause = f" ({error.args[0].str()})" if isinstance(error, KafkaException) else self._cause
+            self._admin = None  # the next one asks the bootstrap servers again
+            self._committed.keep(())
+            self._postpone_all(followed)
+        else:
+            self._answered_at, self._cause = time.monotonic(), ""
 
     def _measure(self, followed: Sequence[Followed]) -> None:
         self._admin = self._admin or admin_client(self._connection)

@@ -11,7 +11,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException
 
 from enrich.diagnosis.rights import Cause
-from enrich.runtime.process import StopServiceError
+from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.stall import Stall
 from streams.kafka import lag
 from streams.kafka.committed import CommittedOffsets
@@ -203,6 +203,19 @@ def test_a_thread_is_given_its_whole_time_again_after_a_long_outage(
     thread.look(0)
     with pytest.raises(StopServiceError, match=r"^the loop a has not worked for 50 s"):
         thread.monitor.check()
+
+
+def test_a_monitor_that_cannot_close_its_consumers_ends_the_role(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*_: object) -> None:
+        raise StopServiceError("9 calls to Kafka hang", Exit.UNEXPECTED)
+
+    monkeypatch.setattr(CommittedOffsets, "keep", hang)
+    thread = Thread(monkeypatch)
+    thread.monitor._every_s = 0.0
+    thread.monitor._run()
+    with pytest.raises(StopServiceError, match=r"^9 calls to Kafka hang$"):
+        thread.monitor.check()
+    assert thread.ended == 1
 
 
 def test_a_thread_that_waits_for_kafka_does_not_end_the_role(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
