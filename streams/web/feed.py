@@ -103,6 +103,12 @@ class FlowFeed:
             except ReadError as error:
                 self._report(str(error))
                 self._stop.wait(_RETRY_S)
+            except Exception as error:
+                # All views depend on this thread: it says what is wrong, and begins again with another client.
+                log.exception("the page cannot read new records; retrying")
+                self._report(f"{type(error).__name__}: {error}")
+                self._shut()
+                self._stop.wait(_RETRY_S)
             if time.monotonic() - sent_at >= SEND_S:
                 sent_at = time.monotonic()
                 self._send()
@@ -116,8 +122,13 @@ class FlowFeed:
     def _read(self) -> None:
         """Read what there is. Raises ReadError."""
         if self._reader is None:
-            self._reader = self._open()
-            self._reader.start({partition: end for partition, (_, end) in self._reader.bounds().items()})
+            reader = self._open()
+            try:
+                reader.start({partition: end for partition, (_, end) in reader.bounds().items()})
+            except BaseException:
+                reader.close()  # one that was not started would give no record, and no error
+                raise
+            self._reader = reader
             self._report("")
         records = self._reader.take(_RECORDS_PER_READ, _WAIT_S)
         now = time.monotonic()
@@ -144,7 +155,10 @@ class FlowFeed:
             self._on_skipped("invalid")  # anybody who may write to the topic can put anything there
             return
         for watcher in watchers:
-            watcher.offer(flow, value)
+            try:
+                watcher.offer(flow, value)
+            except ValueError:
+                self._on_skipped("invalid")  # a filter by networks asks for the address of a record that has none
 
     def _send(self) -> None:
         if self._watchers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import Final
 
@@ -37,7 +38,8 @@ class Outbox:
         self._wake_up()
 
     def _wake_up(self) -> None:
-        if not self._loop.is_closed():
+        # The loop may be closed meanwhile, when the server stops; nobody waits for messages then.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._wake.set)
 
     async def take(self, timeout_s: float) -> bytes | None:

@@ -23,7 +23,8 @@ class Topic:
     """A topic of one partition; ``away`` makes it fail."""
 
     def __init__(self) -> None:
-        self.away, self.opened, self.closed = False, 0, 0
+        self.away, self.opened, self.started, self.closed = False, 0, 0, 0
+        self.fails_at: str = ""
         self.values: list[bytes] = []
         self._lock = threading.Lock()
 
@@ -41,7 +42,7 @@ class Topic:
             self.values.append(value)
 
     def bounds(self) -> dict[int, tuple[int, int]]:
-        if self.away:
+        if self.away or self.fails_at == "bounds":
             raise ReadError("no broker")
         return {0: (0, 10)}
 
@@ -49,10 +50,13 @@ class Topic:
         return {0: 0}
 
     def start(self, offsets: Mapping[int, int]) -> None:
+        self.started += 1
         assert offsets == {0: 10}
 
     def take(self, most: int, wait_s: float) -> list[Record]:
         threading.Event().wait(0.01)
+        if self.fails_at == "take":
+            raise RuntimeError("a mistake")
         with self._lock:
             taken, self.values = self.values, []
         return [Record(0, 0, b"", value, 0) for value in taken]
@@ -129,3 +133,47 @@ def test_a_view_that_takes_no_more_is_forgotten() -> None:
     View(feed, takes=False)
     until(lambda: feed.count == 0)
     feed.stop()
+
+
+def test_a_record_without_an_address_does_not_end_the_view_of_a_network() -> None:
+    topic = Topic()
+    skipped: list[str] = []
+    feed = FlowFeed(topic.open, skipped.append)
+    feed.start()
+    view = View(feed, networks=["10.0.0.0/8"])
+    hostile = make_flow(1)
+    hostile = msgspec.structs.replace(hostile, connection=msgspec.structs.replace(hostile.connection, src_ip="x"))
+    topic.add(msgspec.json.encode(hostile))
+    topic.add(msgspec.json.encode(make_flow(2)))
+    until(lambda: view.ids() == ["r1-2"])
+    assert (skipped, view.states()) == (["invalid"], [False])
+    feed.stop()
+
+
+def test_a_mistake_is_said_and_does_not_end_the_feed() -> None:
+    topic = Topic()
+    topic.fails_at = "take"
+    feed = FlowFeed(topic.open)
+    feed.start()
+    view = View(feed)
+    until(lambda: True in view.states())
+    topic.fails_at = ""
+    topic.add(msgspec.json.encode(make_flow(1)))
+    until(lambda: view.ids() == ["r1-1"])
+    assert feed.problem() is None
+    feed.stop()
+
+
+def test_a_reader_that_could_not_begin_is_opened_again() -> None:
+    topic = Topic()
+    topic.fails_at = "bounds"
+    feed = FlowFeed(topic.open)
+    feed.start()
+    view = View(feed)
+    until(lambda: view.states() == [False, True])
+    topic.fails_at = ""
+    topic.add(msgspec.json.encode(make_flow(1)))
+    until(lambda: view.ids() == ["r1-1"])
+    assert topic.started == 1
+    feed.stop()
+    assert topic.opened == topic.closed
