@@ -45,7 +45,13 @@ export async function stream(path, take, signal) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    let value, done;
+    try {
+      ({ value, done } = await reader.read());
+    } catch (error) {
+      if (signal.aborted) throw error;
+      throw new Refused(0, "The connection to the page's server has ended.");
+    }
     if (done) return;
     text += value;
     let end;

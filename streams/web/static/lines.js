@@ -65,13 +65,16 @@ export function startLines(open) {
 
   const newest = (one, other) => (one.timestamp < other.timestamp ? 1 : one.timestamp > other.timestamp ? -1 : 0);
   const denies = (one, other) => (RANK[one.disposition] ?? 2) - (RANK[other.disposition] ?? 2);
+  const trim = () => {
+    // The oldest go, whatever they are: else old denies would leave no room for new records.
+    kept.sort(newest);
+    for (const gone of kept.splice(KEPT)) byKey.delete(gone.id);
+  };
   const draw = () => {
     pending = false;
     drawn = Date.now();
     const focused = document.activeElement?.closest?.("tr")?.dataset.id;
-    // The oldest go, whatever they are: else old denies would leave no room for new records.
-    kept.sort(newest);
-    for (const gone of kept.splice(KEPT)) byKey.delete(gone.id);
+    trim();
     const ordered = byId("first").checked ? [...kept].sort(denies) : kept;
     const wanted = ordered.map((flow) => {
       const found = byKey.get(flow.id);
@@ -112,6 +115,8 @@ export function startLines(open) {
         byKey.set(flow.id, { line: null });
         kept.push(flow);
       }
+      // A tab in the background draws nothing, for hours.
+      if (kept.length > 4 * KEPT) trim();
       if (flows.length) soon();
     },
     clear: () => {
