@@ -30,6 +30,7 @@ UNAUTHENTICATED: Final = 401
 FORBIDDEN: Final = 403
 UNKNOWN: Final = 503
 _KEPT_S: Final = {ALLOWED: 60.0, UNAUTHENTICATED: 10.0, FORBIDDEN: 10.0, UNKNOWN: 1.0}
+RENEWING_S: Final = 15.0
 _MAX_KEPT: Final = 256
 _MAX_ASKED: Final = 18
 """Questions that wait or are being asked; twice as many if their tokens were allowed before."""
@@ -75,9 +76,17 @@ class TokenGate:
             until = kept.get(key)
             if until is not None and until > self._clock():
                 return status
-            if status != ALLOWED:
+            if status != ALLOWED and (until is None or until + RENEWING_S <= self._clock()):
                 kept.pop(key, None)
         return None
+
+    def last(self, token: str, path: str) -> int | None:
+        """Return the last answer while it is asked for again, for RENEWING_S beyond its time; else None."""
+        key = hashlib.sha256(f"{path}\n{token}".encode()).digest()
+        with self._lock:
+            known = ((kept.get(key, 0.0), status) for status, kept in self._known.items() if status != UNKNOWN)
+            until, status = max(known)
+            return status if until + RENEWING_S > self._clock() else None
 
     def _run(self) -> None:
         while True:

@@ -6,10 +6,6 @@ minute at most. A viewer never waits: until there is an answer, :func:`sees` say
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from enrich.runtime.token_gate import ALLOWED, FORBIDDEN, UNAUTHENTICATED, TokenGate
@@ -17,9 +13,6 @@ from enrich.wire.flow import Flow
 
 EVERYWHERE: Final = ""
 """The name that stands for all namespaces, and for ends that are in none."""
-_RENEWING_S: Final = 75.0
-"""How old an answer may be, at most, that is used while the gate asks again. The gate keeps it for 60 s."""
-_MAX_NAMESPACES: Final = 4096
 
 
 class Viewer(Protocol):
@@ -47,11 +40,8 @@ class Everybody:
 class TokenViewer:
     """The bearer of a token."""
 
-    def __init__(self, gate: TokenGate, token: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._gate, self._token, self._clock = gate, token, clock
-        self._lock = threading.Lock()
-        self._last: OrderedDict[str, tuple[float, bool]] = OrderedDict()
-        """When the gate gave its last answer for a namespace, and the answer."""
+    def __init__(self, gate: TokenGate, token: str) -> None:
+        self._gate, self._token = gate, token
 
     def status(self) -> int | None:
         """Return ALLOWED if the token is somebody's, whatever they may see; else why not, None while that is asked."""
@@ -61,16 +51,9 @@ class TokenViewer:
     def may_see(self, namespace: str) -> bool | None:
         """Return whether the records of a namespace may be shown; None while that is asked."""
         status = self._gate.look(self._token, namespace)
-        with self._lock:
-            if status in (ALLOWED, FORBIDDEN, UNAUTHENTICATED):
-                self._last[namespace] = self._clock(), status == ALLOWED
-                self._last.move_to_end(namespace)
-                if len(self._last) > _MAX_NAMESPACES:
-                    self._last.popitem(last=False)
-                return status == ALLOWED
-            at, answer = self._last.get(namespace, (0.0, False))
-            is_fresh = namespace in self._last and self._clock() - at < _RENEWING_S
-        return answer if is_fresh and status is None else None
+        if status is None:
+            status = self._gate.last(self._token, namespace)
+        return status == ALLOWED if status in (ALLOWED, FORBIDDEN, UNAUTHENTICATED) else None
 
 
 def sees(viewer: Viewer, flow: Flow) -> bool | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import msgspec
 import pytest
@@ -110,12 +111,12 @@ def test_a_token_has_the_rights_that_the_gate_says() -> None:
     answers = {("t", ""): FORBIDDEN, ("t", "shop"): ALLOWED, ("t", "bank"): FORBIDDEN, ("x", ""): UNAUTHENTICATED}
     now = [1000.0]
     gate = TokenGate(lambda token, namespace: answers.get((token, namespace), UNKNOWN), lambda: now[0])
-    viewer = TokenViewer(gate, "t", lambda: now[0])
+    viewer = TokenViewer(gate, "t")
     until(lambda: viewer.status() == ALLOWED)
     until(lambda: viewer.may_see("shop") is True)
     until(lambda: viewer.may_see("bank") is False)
     assert viewer.may_see("other") is None
-    stranger = TokenViewer(gate, "x", lambda: now[0])
+    stranger = TokenViewer(gate, "x")
     until(lambda: stranger.status() == UNAUTHENTICATED)
     until(lambda: stranger.may_see("shop") is not None or stranger.status() == UNAUTHENTICATED)
     assert stranger.may_see("shop") is not True
@@ -129,7 +130,7 @@ def test_a_token_has_the_rights_that_the_gate_says() -> None:
 def test_an_old_answer_is_not_used_for_ever() -> None:
     now, answers = [1000.0], {"": FORBIDDEN, "shop": ALLOWED}
     gate = TokenGate(lambda _, namespace: answers[namespace], lambda: now[0])
-    viewer = TokenViewer(gate, "t", lambda: now[0])
+    viewer = TokenViewer(gate, "t")
     until(lambda: viewer.may_see("shop") is True)
     answers["shop"] = UNKNOWN  # the API server is away
     now[0] += 61
@@ -138,3 +139,24 @@ def test_an_old_answer_is_not_used_for_ever() -> None:
     assert viewer.may_see("shop") is None
     now[0] += 20
     assert viewer.may_see("shop") is None
+
+
+def test_a_look_does_not_make_an_answer_younger() -> None:
+    now, hang = [1000.0], threading.Event()
+    hang.set()
+
+    def review(_: str, __: str) -> int:
+        hang.wait(60)
+        return ALLOWED
+
+    gate = TokenGate(review, lambda: now[0])
+    viewer = TokenViewer(gate, "t")
+    until(lambda: viewer.may_see("shop") is True)
+    hang.clear()
+    now[0] += 59
+    assert viewer.may_see("shop") is True
+    now[0] += 10
+    assert viewer.may_see("shop") is TokenViewer(gate, "t").may_see("shop") is True
+    now[0] += 7
+    assert viewer.may_see("shop") is TokenViewer(gate, "t").may_see("shop") is None
+    hang.set()
