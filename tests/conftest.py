@@ -34,6 +34,16 @@ def pytest_configure(config: pytest.Config) -> None:
     use_for_services()
 
 
+@pytest.fixture(autouse=True)
+def _same_signals() -> Iterator[None]:
+    """Put back what signals do: a command that a test runs in this process takes them over."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for one, handler in before.items():
+        if signal.getsignal(one) is not handler:
+            signal.signal(one, handler)
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark hypothesis tests as properties, so that ``make hunt`` finds them, and tests that attach by clsact."""
     if "clsact" in item.name:
