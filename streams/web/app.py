@@ -93,7 +93,7 @@ class Page:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not token.strip() or len(token) > _MAX_TOKEN:
             raise RefusedError(401, "A token is needed. Make one: kubectl create token SERVICEACCOUNT")
-        viewer: Viewer = TokenViewer(self._gate, token.strip())
+        viewer: Viewer = TokenViewer(self._gate, token.strip(), self._cluster)
         deadline = asyncio.get_running_loop().time() + _TOKEN_S
         # The gate's threads ask, and have nobody to call back.
         while (status := viewer.status()) is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110

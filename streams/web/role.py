@@ -84,9 +84,23 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _find_cluster(role: RunningRole) -> None:
+    """Find out whose records the API server can answer for: other clusters may share the topics. Raises
+    StopServiceError."""
+    role.find_cluster()
+    if not role.settings.cluster and not role.stop.is_set():
+        raise StopServiceError(
+            "WEIR_WEB_AUTH=kubernetes: the cluster's id is not known, so it is not known either whose records the API "
+            "server can answer for: set WEIR_CLUSTER",
+            Exit.USAGE,
+        )
+
+
 def _work(role: RunningRole) -> None:
+    address = check_web(role.settings)
+    if role.settings.web_auth == "kubernetes":
+        _find_cluster(role)
     settings = role.settings
-    address = check_web(settings)
     metrics = WebMetrics(role.registry)
     topics = settings.topics
     read = (topics.flows.name, topics.denied.name, topics.journal.name, topics.endpoints.name)

@@ -1,4 +1,4 @@
-"""Who may see which records: those of which at least one end's namespace is allowed. Unsure is no.
+"""Who may see which records: those of the own cluster of which at least one end's namespace is allowed. Unsure is no.
 
 With WEIR_WEB_AUTH=kubernetes, the gate asks the API server for each token and namespace, and keeps its answers for a
 minute at most. A viewer never waits: until there is an answer, :func:`sees` says None, and the caller asks again.
@@ -18,6 +18,10 @@ EVERYWHERE: Final = ""
 class Viewer(Protocol):
     """Somebody who looks at the page."""
 
+    @property
+    def cluster(self) -> str:
+        """The only cluster whose records may be shown: its API server says who may see them. Empty for any cluster."""
+
     def status(self) -> int | None:
         """Return ALLOWED if it is known who it is; else why not, None while that is asked."""
 
@@ -27,6 +31,8 @@ class Viewer(Protocol):
 
 class Everybody:
     """The viewer of a page without authentication."""
+
+    cluster: Final = ""
 
     def status(self) -> int | None:
         """Return ALLOWED."""
@@ -40,8 +46,9 @@ class Everybody:
 class TokenViewer:
     """The bearer of a token."""
 
-    def __init__(self, gate: TokenGate, token: str) -> None:
+    def __init__(self, gate: TokenGate, token: str, cluster: str) -> None:
         self._gate, self._token = gate, token
+        self.cluster: Final = cluster
 
     def status(self) -> int | None:
         """Return ALLOWED if the token is somebody's, whatever they may see; else why not, None while that is asked."""
@@ -58,6 +65,8 @@ class TokenViewer:
 
 def sees(viewer: Viewer, flow: Flow) -> bool | None:
     """Return whether a viewer may see a record; None while that is asked."""
+    if _is_foreign(viewer, flow):
+        return False
     found = []
     for namespace in dict.fromkeys((EVERYWHERE, flow.src.namespace, flow.dest.namespace)):
         answer = viewer.may_see(namespace)
@@ -70,6 +79,8 @@ def sees(viewer: Viewer, flow: Flow) -> bool | None:
 def sees_both(viewer: Viewer, flow: Flow) -> bool | None:
     """Return whether a viewer may see everything about both ends, as an explanation tells it; None while that is asked.
     What is no pod has no policies."""
+    if _is_foreign(viewer, flow):
+        return False
     if viewer.may_see(EVERYWHERE):
         return True
     ends = [end.namespace for end in (flow.src, flow.dest) if end.namespace]
@@ -77,3 +88,8 @@ def sees_both(viewer: Viewer, flow: Flow) -> bool | None:
     if False in answers or not answers:
         return False
     return None if None in answers else True
+
+
+def _is_foreign(viewer: Viewer, flow: Flow) -> bool:
+    """Return whether a record is of another cluster, where a namespace of the same name is somebody else's."""
+    return bool(viewer.cluster) and flow.cluster != viewer.cluster

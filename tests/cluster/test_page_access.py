@@ -62,7 +62,7 @@ def test_rbac_says_which_records_a_token_shows(api: ApiServer, monkeypatch: pyte
     assert review(TOKENS["reader"], "bank") == review(TOKENS["reader"], "") == FORBIDDEN
 
     now = [0.0]
-    viewer = TokenViewer(TokenGate(review, lambda: now[0]), TOKENS["reader"])
+    viewer = TokenViewer(TokenGate(review, lambda: now[0]), TOKENS["reader"], "")
     until(lambda: viewer.status() == ALLOWED)
     until(lambda: sees(viewer, make_flow(source="bank", destination="shop")) is True)
     until(lambda: sees_both(viewer, make_flow(source="bank", destination="shop")) is False)

@@ -20,6 +20,8 @@ from tests.waiting import until
 class Rights:
     """A viewer with the rights of a table; a namespace that it lacks is undecided."""
 
+    cluster = ""
+
     def __init__(self, **rights: bool) -> None:
         self.rights = {"": False, **rights}
 
@@ -58,6 +60,14 @@ def test_the_right_for_all_namespaces_shows_everything() -> None:
     for flow in (make_flow(source="", destination=""), make_flow(source="a", destination="b")):
         assert sees(viewer, flow) is sees_both(viewer, flow) is True
     assert sees(Everybody(), make_flow()) is True
+
+
+def test_records_of_another_cluster_are_never_shown_whatever_their_namespace() -> None:
+    viewer = Rights(shop=True)
+    viewer.rights[""], viewer.cluster = True, "c1"
+    for cluster, is_seen in (("c1", True), ("c2", False), ("", False)):
+        flow = msgspec.structs.replace(make_flow(source="shop", destination="shop"), cluster=cluster)
+        assert sees(viewer, flow) is sees_both(viewer, flow) is is_seen
 
 
 def test_no_foreign_record_in_a_million() -> None:
@@ -111,12 +121,12 @@ def test_a_token_has_the_rights_that_the_gate_says() -> None:
     answers = {("t", ""): FORBIDDEN, ("t", "shop"): ALLOWED, ("t", "bank"): FORBIDDEN, ("x", ""): UNAUTHENTICATED}
     now = [1000.0]
     gate = TokenGate(lambda token, namespace: answers.get((token, namespace), UNKNOWN), lambda: now[0])
-    viewer = TokenViewer(gate, "t")
+    viewer = TokenViewer(gate, "t", "")
     until(lambda: viewer.status() == ALLOWED)
     until(lambda: viewer.may_see("shop") is True)
     until(lambda: viewer.may_see("bank") is False)
     assert viewer.may_see("other") is None
-    stranger = TokenViewer(gate, "x")
+    stranger = TokenViewer(gate, "x", "")
     until(lambda: stranger.status() == UNAUTHENTICATED)
     until(lambda: stranger.may_see("shop") is not None or stranger.status() == UNAUTHENTICATED)
     assert stranger.may_see("shop") is not True
@@ -130,7 +140,7 @@ def test_a_token_has_the_rights_that_the_gate_says() -> None:
 def test_an_old_answer_is_not_used_for_ever() -> None:
     now, answers = [1000.0], {"": FORBIDDEN, "shop": ALLOWED}
     gate = TokenGate(lambda _, namespace: answers[namespace], lambda: now[0])
-    viewer = TokenViewer(gate, "t")
+    viewer = TokenViewer(gate, "t", "")
     until(lambda: viewer.may_see("shop") is True)
     answers["shop"] = UNKNOWN  # the API server is away
     now[0] += 61
@@ -150,13 +160,13 @@ def test_a_look_does_not_make_an_answer_younger() -> None:
         return ALLOWED
 
     gate = TokenGate(review, lambda: now[0])
-    viewer = TokenViewer(gate, "t")
+    viewer = TokenViewer(gate, "t", "")
     until(lambda: viewer.may_see("shop") is True)
     hang.clear()
     now[0] += 59
     assert viewer.may_see("shop") is True
     now[0] += 10
-    assert viewer.may_see("shop") is TokenViewer(gate, "t").may_see("shop") is True
+    assert viewer.may_see("shop") is TokenViewer(gate, "t", "").may_see("shop") is True
     now[0] += 7
-    assert viewer.may_see("shop") is TokenViewer(gate, "t").may_see("shop") is None
+    assert viewer.may_see("shop") is TokenViewer(gate, "t", "").may_see("shop") is None
     hang.set()
