@@ -70,12 +70,24 @@ def test_the_role_that_a_component_starts_can_be_scraped_too(component: str) -> 
     assert set(exposed("weir-streams", f"{component}/weir-streams.yaml").values()) == served(**settings_of(component))
 
 
-def test_the_network_policy_admits_scrapes_of_every_role_and_nothing_else() -> None:
-    [policy] = objects("components/metrics-policy/network-policy.yaml")
+@pytest.mark.parametrize(
+    ("name", "ports"),
+    [
+        ("weir-streams", [{"port": 9702, "endPort": 9702 + len(ROLES) - 1}, {"port": 9702 + PORTS["hubble"]}]),
+        ("weir-web", [{"port": 9702 + PORTS["web"]}]),
+    ],
+)
+def test_the_network_policy_admits_scrapes_of_every_role_and_nothing_else(
+    name: str, ports: list[dict[str, int]]
+) -> None:
+    [workload] = [one for one in objects(f"{name}.yaml") if one["kind"] == "Deployment"]
+    labels = workload["spec"]["template"]["metadata"]["labels"]
+    [policy] = [
+        one for one in objects("components/metrics-policy/network-policy.yaml")
+        if one["spec"]["podSelector"]["matchLabels"] == labels
+    ]  # fmt: skip
     [rule] = policy["spec"]["ingress"]
-    [workload] = objects("weir-streams.yaml")
-    assert policy["spec"]["podSelector"]["matchLabels"] == workload["spec"]["template"]["metadata"]["labels"]
-    assert rule["ports"] == [{"port": 9702, "endPort": 9702 + len(ROLES) - 1}, {"port": 9702 + PORTS["hubble"]}]
+    assert rule["ports"] == ports
     assert rule["from"]
     parsed = parse(policy)
     assert isinstance(parsed, NetworkPolicy)

@@ -174,6 +174,7 @@ def test_a_record_opens_with_why(pages: Pages) -> None:
     expect(panel.locator(".explained")).to_contain_text("record r1-900000: deny")
     expect(panel.locator(".explained")).to_contain_text("today it would be allowed")
     expect(panel).to_contain_text("Deployment/db")
+    expect(panel.locator(".command")).to_contain_text(f"weir explain '{flow.id}' --since")
     panel.get_by_text("The whole record").click()
     record = orjson.loads(panel.locator(".json").inner_text())
     assert record["id"] == flow.id
@@ -188,7 +189,7 @@ def test_names_from_the_cluster_never_run_as_markup(pages: Pages) -> None:
     hostile = msgspec.structs.replace(make_end("shop", "web-0"), pod_name=HOSTILE, labels={HOSTILE: HOSTILE})
     policy = NamedPolicy(kind=HOSTILE, namespace=HOSTILE, name=HOSTILE)
     (record,) = pages.send(src=hostile, dest=hostile, policies=(policy,), reason=HOSTILE, disposition=HOSTILE,
-                           node_name=HOSTILE)  # fmt: skip
+                           node_name=HOSTILE, id="r$(hacked)-1")  # fmt: skip
     tab = pages.open(f"?not.pod={HOSTILE.replace('<', '%3C')}".replace("#", "%23"))
     expect(tab.page.locator("#value-error")).to_contain_text("no pod has this name")
     assert tab.page.evaluate("() => window.hacked") is None
@@ -200,6 +201,8 @@ def test_names_from_the_cluster_never_run_as_markup(pages: Pages) -> None:
     expect(page.locator("#detail .explained")).to_have_attribute("aria-busy", "true")
     expect(page.locator("#detail .explained")).not_to_have_attribute("aria-busy", "true")
     assert "\u202e" not in page.locator("#detail h2").inner_text()
+    # Nothing to paste into a shell is made of it.
+    expect(page.locator("#detail .command")).to_have_count(0)
     assert page.evaluate("() => window.hacked") is None
     assert page.evaluate("() => document.querySelectorAll('#records img, #detail img, #records script').length") == 0
     close(tab)

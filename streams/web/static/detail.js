@@ -5,6 +5,12 @@ import { byId, el, fill, plain } from "./dom.js";
 import { badge, endOf, portOf, whyOf } from "./lines.js";
 import { isUtc, local, utc, zoneName } from "./times.js";
 
+// Anybody who may write to the topic chooses the id and the time: what people paste must not become another command.
+const commandOf = ({ id, timestamp }) => /^[\w.:-]+$/.test(id) && /^[\w.:+-]+$/.test(timestamp)
+  ? [el("p", { class: "note" }, "The same in a terminal:"),
+    el("pre", { class: "command", tabindex: "0" }, `weir explain '${id}' --since ${timestamp}`)]
+  : [];
+
 export function startDetail({ filter, closed }) {
   const panel = byId("detail");
   let asking = null;
@@ -49,7 +55,7 @@ export function startDetail({ filter, closed }) {
         ["Node", flow.node_name]),
       el("div", { class: "ends" }, endPart(flow, "src", "Source"), endPart(flow, "dest", "Destination")),
       el("section", { class: "card" }, el("h3", {}, "Why"), explained,
-        el("p", { class: "note" }, "The same in a terminal:"), el("pre", { class: "command", tabindex: "0" }, plain(`weir explain '${flow.id}' --since ${flow.timestamp}`))),
+        ...commandOf(flow)),
       el("details", { class: "card" }, el("summary", {}, "The whole record"), el("pre", { class: "json", tabindex: "0" }, JSON.stringify(flow, null, 2).split("\n").map(plain).join("\n"))));
     panel.hidden = false;
     document.body.classList.add("with-detail");
