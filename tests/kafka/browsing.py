@@ -1,4 +1,4 @@
-"""A real browser: Debian's Chromium, driven by Playwright. One for all tests of a process."""
+"""A real browser: Debian's Chromium, driven by Playwright. One for all tests of a file."""
 
 from __future__ import annotations
 

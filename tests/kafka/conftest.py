@@ -53,7 +53,8 @@ def hook() -> Iterator[Hook]:
     made.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for all tests."""
+    """One Chromium for all tests of a file. Playwright runs an event loop in this thread as long as it lives, and no
+    other test could start one."""
     yield from run_browser()

@@ -85,7 +85,7 @@ def test_records_match_their_schema(real: Real) -> None:
 
 def test_no_request_to_the_api_server_was_forbidden(real: Real) -> None:
     events = [json.loads(line) for line in AUDIT_LOG.read_text().splitlines()]
-    assert {e["user"]["username"].rpartition(":")[2] for e in events} == {"weir-probe", "weir-streams"}
+    assert {e["user"]["username"].rpartition(":")[2] for e in events} == {"weir-probe", "weir-streams", "weir-web"}
     assert "create" in {e["verb"] for e in events}
     refused = {(e["user"]["username"], e["verb"], e["requestURI"].partition("?")[0], e["responseStatus"]["code"])
                for e in events if e["responseStatus"]["code"] in (401, 403)}  # fmt: skip
