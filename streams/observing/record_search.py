@@ -12,6 +12,9 @@ An id is a ring and a number, such as ``4be0a7c9-51838``. It says neither the ti
    that cannot reach Kafka sends later. So this minute, and two more on each side, are only where to look first.
 3. If the record is not there, or if the ring is too quiet to be seen, all other records are read, the newest first. So
    a record that is there is always found.
+4. A time that ends in the past ends on Kafka with the first later record of each partition. But anyone who may write to
+   the topic chooses the times of records, and a node's clock may be ahead. So what stands behind it is read last, up to
+   where the records stay later.
 
 All partitions are read at once, and reading ends with the first hit.
 """
@@ -38,7 +41,8 @@ _CLOSE_MS: Final = 60_000
 """What halving has come down to is read."""
 _MARGIN_MS: Final = 120_000
 _LATE_MS: Final = 900_000
-"""How much later than the end of the time in question its records may be on Kafka."""
+"""How much later than the end of the time in question its records may be on Kafka. Where single records are later
+still, those behind them are read as well."""
 _AT_ONCE: Final = 10_000
 """Records of each partition that are read first, if all must be; then twice as many, and so on."""
 _MOST_AT_ONCE: Final = 1_000_000
@@ -53,7 +57,7 @@ class Span(NamedTuple):
     since_ms: int
     until_ms: int
     is_past: bool = False
-    """Whether it ends before now: then what Kafka has later is not read."""
+    """Whether it ends before now: then a partition is left where its records become later, and stay later."""
 
 
 class Found(NamedTuple):
@@ -101,9 +105,11 @@ class RecordSearch:
         self._sought, self._ring, self._number = record_id.encode(), f',"id":"{ring}-'.encode(), int(number)
         self._span = span
         self._starts = reader.at_time(max(1, span.since_ms))
-        bounds = reader.bounds()
-        last = reader.at_time(span.until_ms + _LATE_MS) if span.is_past else {}
-        self._ends = {one: min(end, last.get(one, end)) for one, (_, end) in bounds.items()}
+        self._until_ms = span.until_ms + _LATE_MS if span.is_past else None
+        self._bounds = {one: end for one, (_, end) in reader.bounds().items()}
+        later = {} if self._until_ms is None else reader.at_time(self._until_ms)
+        self._ends = {one: min(end, later.get(one, end)) for one, end in self._bounds.items()}
+        """The offsets of the first later records. Records of the time in question may stand behind them."""
         self._total = sum(max(0, end - self._starts[one]) for one, end in self._ends.items())
         self._read, self._shown = 0, time.monotonic()
         self._searched = self._starts, self._starts
@@ -138,14 +144,15 @@ class RecordSearch:
         """Look for the record in everything else, the newest part first."""
         begin, end = self._searched
         parts = (*_newest_first(end, self._ends), *_newest_first(self._starts, begin))
-        return next((found for part in parts if (found := self._in(*part)) is not None), None)
+        found = next((found for part in parts if (found := self._in(*part)) is not None), None)
+        return found or self._in(self._ends, self._bounds, self._until_ms)
 
-    def _in(self, begin: Mapping[int, int], end: Mapping[int, int]) -> Found | None:
-        for run in read_runs(self._reader, begin, end, topic=self._topic):
+    def _in(self, begin: Mapping[int, int], end: Mapping[int, int], until_ms: int | None = None) -> Found | None:
+        for run in read_runs(self._reader, begin, end, until_ms, topic=self._topic):
             self._read += len(run.values)
             if time.monotonic() - self._shown > _PROGRESS_S:
                 self._shown = time.monotonic()
-                self._progress(f"{self._read:,} of {self._total:,} records of {self._topic}")
+                self._progress(f"{self._read:,} of {max(self._read, self._total):,} records of {self._topic}")
             if (found := self._among(run.values)) is not None:
                 return found
         return None

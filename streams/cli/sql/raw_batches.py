@@ -47,6 +47,7 @@ class RawBatches:
         try:
             bounds = reader.bounds()
             self._starts = reader.at_time(max(1, since_ns // _MILLISECOND_NS))
+            # The broker sets the times of this topic, so they rise: everything behind a later record is later, too.
             last = {} if until_ns is None else reader.at_time((until_ns + late_ns) // _MILLISECOND_NS)
             self._ends = {one: min(end, last.get(one, end)) for one, (_, end) in bounds.items()}
             # Of the window of these partitions, retention may have removed some.

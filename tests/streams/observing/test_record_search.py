@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping
 
 import pytest
 
+from streams.kafka import ranges
 from streams.kafka.records import Record, Run
 from streams.observing import record_search
 from streams.observing.record_search import RecordSearch, Span
@@ -22,8 +22,9 @@ class Day:
 
     partitions = range(4)
 
-    def __init__(self, late: Collection[int] = ()) -> None:
-        """``late``: numbers of ring a that came an hour after the others like them."""
+    def __init__(self, late: Collection[int] = (), ahead: Collection[int] = ()) -> None:
+        """``late``: numbers of ring a that came an hour after the others like them. ``ahead``: numbers whose records
+        stand where they belong, and have a time of the next day on Kafka."""
         self.taken = 0
         self._logs: list[list[tuple[int, bytes]]] = [[] for _ in self.partitions]
         found = []
@@ -31,7 +32,8 @@ class Day:
             at = _DAY_MS * number // _COUNT + (3_600_000 if number in late else 0)
             found.append((at, f"{_NAMES[2 if number % 9_000 == 4_000 else number % 2]}-{number}"))
         for place, (at, name) in enumerate(sorted(found)):
-            self._logs[place * 7 % 4].append((at, name.encode()))
+            is_ahead = int(name.partition("-")[2]) in ahead
+            self._logs[place * 7 % 4].append((at + _DAY_MS * is_ahead, name.encode()))
         self._queue: Iterator[Run] = iter(())
         self._skipped: set[int] = set()
 
@@ -39,7 +41,10 @@ class Day:
         return {one: (0, len(log)) for one, log in enumerate(self._logs)}
 
     def at_time(self, timestamp_ms: int) -> dict[int, int]:
-        return {one: bisect_left(log, (timestamp_ms, b"")) for one, log in enumerate(self._logs)}
+        return {
+            one: next((place for place, (at, _) in enumerate(log) if at >= timestamp_ms), len(log))
+            for one, log in enumerate(self._logs)
+        }
 
     def start(self, offsets: Mapping[int, int]) -> None:
         self._skipped = set()
@@ -110,10 +115,31 @@ def test_a_record_that_is_not_there_is_not_found(record_id: str) -> None:
     assert sought.rest() is None
 
 
-def test_only_the_time_in_question_is_read() -> None:
+def test_only_the_time_in_question_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "_LATER_RECORDS", 100)
     noon = _DAY_MS // 2
     for record_id, is_there in (("a-10000", False), ("a-20100", True), ("a-38000", False)):
         day = Day()
         sought = search(day, record_id, noon, noon + 600_000, is_past=True)
         assert ((sought.near() or sought.rest()) is not None) == is_there
         assert day.taken < _COUNT // 8
+
+
+@pytest.mark.parametrize("forged", [(20_096, 20_097, 20_098, 20_099), (15_000, 15_001, 15_002, 15_003)])
+def test_later_records_do_not_hide_those_behind_them(forged: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "_LATER_RECORDS", 100)
+    noon = _DAY_MS // 2
+    day = Day(ahead=forged)  # one in each partition
+    sought = search(day, "a-20100", noon, noon + 600_000, is_past=True)
+    found = sought.near() or sought.rest()
+    assert found is not None
+    assert found.flow.id == "a-20100"
+    assert day.taken < _COUNT // 4, "what stays later is not read"
+
+
+def test_a_record_that_is_later_itself_is_found_in_a_time_of_the_past() -> None:
+    noon = _DAY_MS // 2
+    sought = search(Day(ahead=(20_100,)), "a-20100", noon, noon + 600_000, is_past=True)
+    found = sought.near() or sought.rest()
+    assert found is not None
+    assert found.flow.id == "a-20100"
