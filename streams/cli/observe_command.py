@@ -21,7 +21,7 @@ from streams.cli.kafka_options import kafka_options, read_settings
 from streams.cli.limited import LimitedLines
 from streams.cli.negation import NegatingCommand, split
 from streams.cli.output import OUTPUTS, writer_of
-from streams.cli.terminal import PipeConsole, show_progress
+from streams.cli.terminal import PipeConsole, progress_removed, show_progress
 from streams.kafka.connection import Connection, NoTopicError, ReadError
 from streams.kafka.reading import TopicReader
 from streams.observing.choice import Choice
@@ -221,9 +221,10 @@ def _flows_of_ids(readers: Mapping[str, TopicReader], request: _Request) -> Iter
     """Return the flows with the ids that are asked for, by their times."""
     since, until = (request.window or Window(datetime.fromtimestamp(0, UTC)))[:2]
     span = Span(unix_ms(since), unix_ms(until or datetime.now(UTC)), until is not None)
-    found = [
-        one for record_id in request.choice.required.ids if (one := search(readers, record_id, span, show_progress))
-    ]
+    with progress_removed():
+        found = [
+            one for record_id in request.choice.required.ids if (one := search(readers, record_id, span, show_progress))
+        ]
     is_in_window = request.window.test() if request.window else lambda _: True
     fitting = [
         Shown(*one) for one in found

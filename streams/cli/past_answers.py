@@ -20,7 +20,7 @@ from streams.cli.explain_text import Line, lines
 from streams.cli.kafka_failure import needs_to_read, say_why
 from streams.cli.kafka_options import chosen_cluster, read_settings
 from streams.cli.past import Past, load_past
-from streams.cli.terminal import printable, show_progress
+from streams.cli.terminal import printable, progress_removed, show_progress
 from streams.kafka.connection import Connection, ReadError
 from streams.observing.observe import parse_since, unix_ms
 from streams.observing.record_search import ID, Span, find_record
@@ -70,7 +70,8 @@ def _of_record(
     if not ID.fullmatch(record_id):
         raise QuerySyntaxError(f"{record_id!r} is not the id of a record (RING-NUMBER), or a DESTINATION is missing")
     span, topics = _span(given), settings.topics
-    found = find_record(connection, (topics.flows.name, topics.denied.name), record_id, span, show_progress)
+    with progress_removed():
+        found = find_record(connection, (topics.flows.name, topics.denied.name), record_id, span, show_progress)
     if found is None:
         until = f" to {moment(span.until_ms * 1_000_000)}" if span.is_past else ""
         raise NoAnswerError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from rich.console import Console
@@ -47,3 +48,14 @@ def show_progress(text: str) -> None:
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\033[Kweir: {text}")
         sys.stderr.flush()
+
+
+@contextmanager
+def progress_removed() -> Iterator[None]:
+    """Remove in the end what :func:`show_progress` wrote last, so that an answer or an error begins its own line."""
+    try:
+        yield
+    finally:
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from enrich.wire.address_interval import AddressInterval
 from enrich.wire.topics import Topics
 from streams.cli.explain_past import intervals_of
 from streams.cli.past import Past, load_past
-from streams.cli.terminal import show_progress
+from streams.cli.terminal import progress_removed, show_progress
 from streams.cli.verifying import Account, Sums
 from streams.kafka.connection import Connection, ReadError
 from streams.kafka.ranges import RunReader, read_runs
@@ -106,12 +105,10 @@ def split(whole: Share, processes: int) -> list[Share]:
 def judge_shares(request: Request, shares: Sequence[Share]) -> tuple[Past, Judgement]:
     """Judge all shares, the first of them here. Raises ReadError."""
     total = sum(one.records for one in shares)
-    with _started(request, shares[1:]) as others:
+    with progress_removed(), _started(request, shares[1:]) as others:
         past = load(request)
         found = judge(request, shares[0], past, lambda own: _show(own + others.read(), total))
         others.add_to(found, total)
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\033[K")
     return past, found
 
 
