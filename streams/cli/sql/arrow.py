@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import pyarrow as pa
@@ -51,7 +51,9 @@ _TYPES: Final = {
 }
 CODED: Final = pa.dictionary(pa.int32(), pa.string())
 """A column of texts of which few are distinct, each once, with their numbers in place of the texts."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH: Final = datetime(1970, 1, 1)
+"""Without a time zone, as a TIMESTAMP is, which means UTC."""
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def schema_of(columns: Sequence[Column], *, coded: bool = False) -> Any:
@@ -105,7 +107,7 @@ class Scanned(pyarrow.dataset.Dataset):  # type: ignore[misc]  # pyarrow has no 
 
 def earliest_ns(condition: Any, schema: Any) -> int | None:
     """Return the time before which no row of a schema meets a condition, in nanoseconds since the epoch; None if it
-    says none.
+    names no such time.
 
     ``condition``: an expression of pyarrow, or None. Its text only proposes times: it has texts of the query, and not
     all of them with their quotes escaped. Arrow then says whether a row before a time can meet the condition."""
@@ -118,8 +120,7 @@ def earliest_ns(condition: Any, schema: Any) -> int | None:
         except ValueError:
             continue
         if not _may_be_before(time, condition, schema):
-            since = time.replace(tzinfo=UTC) - _EPOCH
-            return (since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds) * 1_000
+            return (time - _EPOCH) // _MICROSECOND * 1_000
     return None
 
 
