@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 
-from enrich.history.distinctions import policies_of, rules_of
+from enrich.history.distinctions import all_rules_of, policies_of
 from enrich.label_selector import Selector
 from enrich.model import Pod, Protocol
 from enrich.policy import selectors
@@ -27,7 +27,7 @@ class Alike:
         edges: set[int] = set()
         for policy in (policy for view in views for policy in policies_of(view, namespace)):
             found[policy.pods] = None
-            for rule in rules_of(policy):
+            for rule in all_rules_of(policy):
                 found.update((peer.pods, None) for peer in rule.peers if peer.pods is not None)
                 for one in rule.ports:
                     if isinstance(one.port, str):

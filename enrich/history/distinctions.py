@@ -35,7 +35,7 @@ class Distinctions:
         labels: dict[str, dict[str, None]] = {}
         nodes = False
         for policy in itertools.chain.from_iterable(policies_of(view, namespace) for view in views):
-            peers = [peer for rule in rules_of(policy) for peer in rule.peers]
+            peers = [peer for rule in all_rules_of(policy) for peer in rule.peers]
             blocks.update((net, None) for peer in peers if peer.ip_block for net in networks_of(peer.ip_block))
             nodes = nodes or any(peer.nodes is not None for peer in peers)
             for one in left_out_requirements(policy, left_out):
@@ -52,7 +52,7 @@ def left_out_requirements(
     policy: NetworkPolicy | ClusterNetworkPolicy, left_out: Collection[str]
 ) -> Iterator[Requirement]:
     """Yield what a policy asks of pods' labels that profiles leave out."""
-    peers = (peer for rule in rules_of(policy) for peer in rule.peers)
+    peers = (peer for rule in all_rules_of(policy) for peer in rule.peers)
     for selector in (policy.pods, *(peer.pods for peer in peers if peer.pods)):
         yield from (one for one in selector.requirements if is_left_out(one.key, left_out))
 
@@ -70,7 +70,7 @@ def policies_of(view: PolicyView, namespace: str) -> Iterator[NetworkPolicy | Cl
     yield from (policy for policy in view.policies.values() if policy.namespace == namespace)
 
 
-def rules_of(policy: NetworkPolicy | ClusterNetworkPolicy) -> Iterator[Rule | ClusterRule]:
+def all_rules_of(policy: NetworkPolicy | ClusterNetworkPolicy) -> Iterator[Rule | ClusterRule]:
     """Yield the rules of both directions."""
     yield from policy.ingress or ()
     yield from policy.egress or ()
