@@ -12,7 +12,7 @@ The past does not change. Whoever may write to the topic can lie about the time 
 on, until the writer makes up for it, and not about the time before:
 
 - The writer gives each entry a later time than all before. An entry that goes back further than clocks may differ is
-  not the writer's, and says nothing. A gap begins no earlier than that, either: the writer tells of one in time.
+  not the writer's, and is left out. A gap begins no earlier than that, either: the writer does not write one later.
 - A state that is only repeated is believed if there is an earlier entry that says the same, or as long as the first
   repeats are read (:attr:`Timeline.begins_ns`).
 
@@ -50,8 +50,8 @@ _NODE: Final = Node.__name__
 _SERVICE: Final = Service.__name__
 _TIERS: Final = "tiers"
 MAX_BACK_NS: Final = 2 * MAX_AHEAD_NS
-"""How far an entry may go back behind those before. Somebody else's may be ahead of the broker's clock, and the
-writer's own behind it, each by :data:`enrich.wire.journal.MAX_AHEAD_NS`."""
+"""How far the time of an entry may be before that of an earlier entry. A forged one may be ahead of the broker's clock,
+and the writer's own behind it, each by :data:`enrich.wire.journal.MAX_AHEAD_NS`."""
 _MAX_VIEWS: Final = 20_000
 """Views that are kept ready."""
 _NOTHING: Final = Track()

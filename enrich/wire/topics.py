@@ -29,8 +29,8 @@ _ENDPOINTS: Final = {
 _MAX_ALERT_PARTITIONS: Final = 8
 JOURNAL_DAYS: Final = 400
 _JOURNAL_REPEATS_DAYS: Final = 31
-"""Every state is in the journal again after 30 days (:data:`enrich.wire.journal.REPEAT_NS`), so that it is kept for so
-much longer than it answers."""
+"""Every state is in the journal again after 31 days (:data:`enrich.wire.journal.REPEATED_NS`), so it is kept so much
+longer than it answers."""
 _STATE: Final = {"cleanup.policy": "compact", "segment.ms": str(_DAY_MS)}
 # Workers read it when they take over partitions, so it is compacted early.
 _CHECKPOINTS: Final = _STATE | {"segment.bytes": str(64 << 20), "min.cleanable.dirty.ratio": "0.1"}

@@ -41,7 +41,7 @@ _PROGRESS_S: Final = 1.0
 
 
 class Request(NamedTuple):
-    """What is to be judged, by whichever process."""
+    """What is to be judged: the same for each process."""
 
     connection: Connection
     topics: Topics
@@ -54,7 +54,7 @@ class Request(NamedTuple):
 
 
 class Share(NamedTuple):
-    """Some partitions of the topic, and the offsets between which their records are of the window."""
+    """Some partitions of the topic, and the offsets between which they are read."""
 
     starts: Mapping[int, int]
     ends: Mapping[int, int]
@@ -69,7 +69,7 @@ class Share(NamedTuple):
 
 @dataclass(slots=True)
 class Judgement:
-    """What became of the records of a share."""
+    """What was found out about the records of a share."""
 
     sums: Sums
     left_early: int = 0
@@ -166,7 +166,7 @@ def _show(read: int, total: int) -> None:
 
 
 class _Others:
-    """Other processes, and what they have said."""
+    """Other processes, and what they have sent."""
 
     def __init__(self, pipes: Sequence[Pipe]) -> None:
         self._read: dict[Pipe, int] = dict.fromkeys(pipes, 0)

@@ -16,8 +16,8 @@ THEORY OF OPERATION
 5. *Somebody else writes.* Then there is a gap, and the true states again (:mod:`streams.journal.read_back`).
 6. *A gap of the source.* If the API server could not be watched for :data:`MAX_SILENCE_NS`, changes were seen late, so
    that time is a gap too. The writer compares with its last step, so a time in which it could not write is one as well.
-   A gap that lasts is told every two minutes, because readers take none for true that begins long before it is written
-   (:mod:`enrich.history.timeline`): anybody could make the past unknown with it.
+   While a gap lasts, the writer writes a part of it every two minutes: readers do not believe that a gap began long
+   before it was written (:mod:`enrich.history.timeline`), because a forger could make the past unknown with one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ log = structlog.get_logger("kubeweir.streams")
 _S: Final = 1_000_000_000
 MAX_SILENCE_NS: Final = 15 * _S
 GAP_PART_NS: Final = 120 * _S
-"""The length of a gap that lasts after which it is written, and goes on in the next one."""
+"""While a gap lasts, it is written in parts of this length."""
 HEARTBEAT_NS: Final = 300 * _S
 _POLL_S: Final = 0.1
 _MAX_RECORDS: Final = 5000

@@ -77,7 +77,7 @@ class PairCounter:
         on_failed: Callable[[int, Exception], None] = lambda _verdicts, _error: None,
     ) -> None:
         """``limit``: combinations that are told apart in an hour. ``cluster``: the only one whose batches are counted;
-        empty: all are. ``on_failed`` is told of verdicts that could not be counted."""
+        empty: all are. ``on_failed`` gets the number of verdicts that could not be counted, and the error."""
         self.spans = Spans(cluster or ALL_CLUSTERS, now)
         self._metrics, self._now, self._limit = metrics, now, limit
         self._limits = HourLimits(limit, lambda why: metrics.folded.labels(why).inc())

@@ -67,8 +67,8 @@ class Numbering:
     """Merged batches of one worker that wait for the numbers of their combinations."""
 
     def __init__(self, segment_of: Callable[[str], Segment], on_failed: Callable[[int, Exception], None]) -> None:
-        """``segment_of`` returns the segment to count a cluster in. ``on_failed`` is told of verdicts that could not be
-        numbered, whose inputs are marked as uncounted."""
+        """``segment_of`` returns the segment to count a cluster in. ``on_failed`` gets the number of verdicts that
+        could not be numbered, and the error; their inputs are marked as uncounted."""
         self._segment_of, self._on_failed = segment_of, on_failed
         self._waiting: list[RenderedBatch] = []
         self._verdicts = 0
@@ -88,7 +88,7 @@ class Numbering:
             self.number_all()
 
     def number_all(self) -> None:
-        """Number everything that waits. What fails is told, and costs no other batch its numbers."""
+        """Number everything that waits. A batch that fails is reported, and costs no other batch its numbers."""
         waiting, self._waiting, self._verdicts = self._waiting, [], 0
         if not waiting:
             return
