@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from enrich.wire.journal import DAY_NS, GAP, REPEATED_NS, JournalEntry, JournalError, decode_entry
+from enrich.wire.journal import DAY_NS, GAP, REPEATED_NS, JournalEntry, JournalError
 from enrich.wire.topics import Topics
+from streams.journal.decoding import entry_of
 from streams.kafka.connection import Connection, NoTopicError, ReadError
 from streams.kafka.ranges import Reader, read_range
 from streams.kafka.reading import TopicReader
@@ -58,9 +59,7 @@ def _read(reader: Reader, topic: str, cluster: str, since_ns: int, on_bad: OnBad
     ends = {one: end for one, (_, end) in bounds.items()}
     for record in read_range(reader, starts, ends, patience_s=_PATIENCE_S, topic=topic):
         try:
-            # Kafka sets the time of a record: an entry that was ahead of that is not believed once its time has come.
-            stamp_ns = record.timestamp_ms * 1_000_000 if record.timestamp_ms > 0 else time.time_ns()
-            entry = decode_entry(record.value, record.key, min(stamp_ns, time.time_ns()))
+            entry = entry_of(record, time.time_ns())
         except JournalError as error:
             on_bad(record, record.unread or str(error))
             continue

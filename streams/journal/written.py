@@ -9,15 +9,14 @@ from typing import Final, NamedTuple
 
 from enrich.sources.versions import Version
 from enrich.wire.journal import (
-    DAY_NS,
     GAP,
     HEARTBEAT,
-    REPEAT_NS,
+    REPEATED_NS,
     JournalEntry,
     JournalError,
-    decode_entry,
     unreadable_entry,
 )
+from streams.journal.decoding import entry_of
 from streams.journal.observed import Key, Observed
 from streams.kafka.connection import ReadError
 from streams.kafka.records import Record
@@ -26,7 +25,7 @@ _MS: Final = 1_000_000
 _BYTES_OF_A_STATE: Final = 1000
 _MAX_SIZE: Final = 1 << 29
 """Limit of the bytes of all states: a hundred times those of a large cluster, and a part of the container's memory."""
-BACK_MS: Final = (REPEAT_NS + DAY_NS) // _MS
+BACK_MS: Final = REPEATED_NS // _MS
 """The last entries of all objects are within so long before the last entry of all."""
 
 
@@ -109,7 +108,7 @@ def read_states(
         for record in read(since_ms):
             journal.end_offset = max(journal.end_offset, record.offset)
             try:
-                journal.apply(decode_entry(record.value, record.key, time.time_ns()))
+                journal.apply(entry_of(record, time.time_ns()))
             except JournalError:
                 on_bad()
                 journal.doubt(record.key)

@@ -478,6 +478,17 @@ def test_a_profile_is_written_once_and_gone_when_no_pod_had_it_for_long() -> Non
     assert [(one.name, one.gone) for one in gone] == [(profile.name, True)]
 
 
+def test_a_new_writer_refuses_an_entry_that_was_ahead_of_its_time() -> None:
+    ground = begun()
+    early = foreign(ground, "x")
+    records = [*records_of(*ground.log.entries), Record(0, 900, early.key, encode_entry(early), 1)]
+    bad: list[int] = []
+    found = read_states("c1", 1, lambda _: records, lambda: bad.append(1))
+    assert bad == [1]
+    assert found.doubted == {Key("Namespace", "", "shop")}, "readers do not know it, so it is written again"
+    assert found.last_ns == ground.log.entries[-1].seen_ns
+
+
 def test_a_journal_that_cannot_be_read_aborts() -> None:
     ground = Ground()
 
