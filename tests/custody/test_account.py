@@ -107,9 +107,12 @@ def test_a_name_may_be_absent_only_near_the_moment_when_an_address_changes_hands
     finally:
         NEW.begun = before
     assert (report.differences, report.nameless) == ([], 1)
-    for node, until_s, is_honest in (("n2", 106, False), ("n2", 108, True), ("n1", 108, True)):
-        # The one that had the address last was on n1.
-        sample.script.absences = [Span(node, START + 104 * S, START + until_s * S)]
+    for node, since_s, until_s, is_honest in (
+        ("n2", 104, 106, False), ("n2", 104, 108, True), ("n2", 106, 108, True),
+        # The one that had the address last was on n1, until 100.
+        ("n1", 104, 108, True), ("n1", 106, 108, False), ("n1", 106, 120, False),
+    ):  # fmt: skip
+        sample.script.absences = [Span(node, START + since_s * S, START + until_s * S)]
         assert (sample.account().differences == []) is is_honest
 
 
