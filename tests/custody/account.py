@@ -137,16 +137,16 @@ class Account:
         subject = (flow.source, flow.destination)[at]
         if record.raw["cluster"] != CLUSTER or (subject and record.raw["node_name"] != subject.node):
             self._differ(f"{record} is of node {record.raw['node_name']} and cluster {record.raw['cluster']}")
+        found = Answer(record.passes, record.reason, record.policies)
+        right = {answers[at] for answers in self._judge(flow, record.at - _CLOCK_NS, record.at + _CLOCK_NS)}
         if flow.key.is_error:
             # It passes as part of the connection that it is about. Policy judges it only when that was just revoked.
-            # So do programs that do not know the connection yet, while interfaces are moved.
-            if self._moves.during(flow, record.at):
+            # So do programs that do not know the connection yet, while interfaces are moved; what policy allows passes.
+            if record.passes and found in right and self._moves.during(flow, record.at):
                 self.result.alone += 1
             elif not self._is_changing(flow, record.at):
                 self._differ(f"{record} is about an error, and no policy was changing")
             return
-        found = Answer(record.passes, record.reason, record.policies)
-        right = {answers[at] for answers in self._judge(flow, record.at - _CLOCK_NS, record.at + _CLOCK_NS)}
         if found == _UNKNOWN and subject and record.at < subject.adopting_until:
             # It is denied because policy denies it, unless somebody knows that it is a reply.
             right = {_UNKNOWN for answer in right if not answer.passes}

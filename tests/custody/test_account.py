@@ -116,6 +116,23 @@ def test_a_name_may_be_absent_only_near_the_moment_when_an_address_changes_hands
         assert (sample.account().differences == []) is is_honest
 
 
+def test_an_error_may_be_judged_alone_while_interfaces_are_moved_but_is_not_denied() -> None:
+    error, hosts = Tuple(ICMP, "10.0.0.2", 0, "10.0.0.1", 3 << 8 | 3, is_error=True), (SERVER, CLIENT)
+    for end, reason, arrives, is_right in (
+        ("egress", "no_policy", True, True),
+        ("egress", "policy", True, False),
+        ("egress", "default_deny", False, False),
+    ):
+        run = SampleRun()
+        run.script.moves = MOVES
+        run.send(5, hosts, error, arrives=arrives)
+        run.log(5, hosts, error, end, reason)
+        report = run.account()
+        assert (report.differences == [], report.alone) == (is_right, int(is_right))
+        run.script.moves = []
+        assert run.account().differences
+
+
 def test_the_oracle_knows_ports_labels_and_blocks() -> None:
     block = Policy("block", "server", "ingress", (Rule(blocks=("198.51.100.0/24",)),))
 
