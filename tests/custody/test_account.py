@@ -7,7 +7,7 @@ import copy
 import inspect
 import sys
 
-from tests.custody import account, ends, moves, packets, policies, records, report, script, wire
+from tests.custody import account, ends, epochs, moves, packets, policies, records, report, script, wire
 from tests.custody.packets import ICMP, TCP, UDP, Tuple
 from tests.custody.policies import Peer, Policy, Rule, judge
 from tests.custody.sample_run import (
@@ -69,7 +69,7 @@ def test_an_error_is_judged_by_itself_only_when_its_connection_was_just_revoked(
 
 
 def test_the_account_imports_nothing_of_the_product() -> None:
-    for module in (account, ends, moves, packets, policies, records, report, script, wire):
+    for module in (account, ends, epochs, moves, packets, policies, records, report, script, wire):
         names = {
             name
             for node in ast.walk(ast.parse(inspect.getsource(module)))
