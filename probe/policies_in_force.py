@@ -1,4 +1,4 @@
-"""Notes which versions of policies each epoch of the node stands for, until a batch has told it.
+"""Notes which versions of policies each epoch of the node stands for, until a batch in the spool carries the note.
 
 The agent's thread notes, the thread of the deny windows reads for its tally, and the thread that appends batches says
 what is in the spool.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Final
 
 from enrich.model import Policy
@@ -24,7 +25,7 @@ _POLICY_BYTES: Final = 60
 
 
 class PoliciesOfEpochs:
-    """What applies to the node's pods since which epoch, as far as no batch has told it."""
+    """Knows what applies to the node's pods since which epoch, as far as no batch in the spool says it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -43,7 +44,7 @@ class PoliciesOfEpochs:
         if current == self._last:
             return
         self._last, self._changes = current, self._changes + 1
-        listed = current[: _room_for(current)]
+        listed = current[: min(MAX_POLICIES, _room_for(map(_size, current)))]
         made = PoliciesInForce(
             change=self._changes, epoch=done.epoch, switched=done.switched, policies=listed,
             left_out=len(current) - len(listed),
@@ -52,18 +53,13 @@ class PoliciesOfEpochs:
             self._waiting.append(made)
 
     def waiting(self) -> tuple[PoliciesInForce, ...]:
-        """Return what no batch has told yet, the oldest first, as much as a tally may have."""
+        """Return what no batch in the spool says yet, the oldest first, as much as a tally may have."""
         with self._lock:
             waiting = tuple(self._waiting)
-        size, taken = 0, 0
-        for taken, one in enumerate(waiting, 1):
-            size += sum(_size(policy) for policy in one.policies)
-            if size > _MAX_BYTES:
-                return waiting[: max(1, taken - 1)]
-        return waiting[:taken]
+        return waiting[: max(1, _room_for(sum(map(_size, one.policies)) for one in waiting))]
 
     def forget(self, published: Iterable[PoliciesInForce]) -> None:
-        """Forget what a batch that is in the spool has told."""
+        """Forget what a batch that is in the spool says."""
         changes = {one.change for one in published}
         with self._lock:
             kept = [one for one in self._waiting if one.change not in changes]
@@ -84,12 +80,6 @@ def _size(policy: PolicyVersion) -> int:
     return _POLICY_BYTES + len(policy.namespace) + len(policy.name) + len(policy.uid)
 
 
-def _room_for(policies: Iterable[PolicyVersion]) -> int:
-    """Return how many of the policies one record has room for."""
-    size, count = 0, 0
-    for policy in policies:
-        size += _size(policy)
-        if size > _MAX_BYTES or count == MAX_POLICIES:
-            break
-        count += 1
-    return count
+def _room_for(sizes: Iterable[int]) -> int:
+    """Return how many of the first things of these sizes fit."""
+    return sum(total <= _MAX_BYTES for total in accumulate(sizes))

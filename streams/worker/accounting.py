@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import structlog
 
 from enrich.wire.batch import Header
@@ -60,11 +61,10 @@ def statements(header: Header, metrics: EnrichMetrics) -> Iterator[dict[str, Any
 
 
 def _in_force(one: PoliciesInForce, clock: int) -> dict[str, Any]:
-    names = "kind", "namespace", "name", "uid", "version"
     found: dict[str, Any] = {
         "change": one.change,
         "epoch": one.epoch,
-        "policies": [{name: getattr(policy, name) for name in names} for policy in one.policies],
+        "policies": [msgspec.structs.asdict(policy) for policy in one.policies],
         "left_out": one.left_out,
     }
     if one.switched and are_times(min(one.switched), max(one.switched), clock):
