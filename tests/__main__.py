@@ -10,11 +10,11 @@ Each begins with the tests of one kind, and when these are done it takes what is
 3. ``kafka``: the tests with Kafka, traffic and the demo.
 4. ``cluster``: the tests with an API server, and the install on a real cluster.
 
-The first process collects alone: what it has compiled of a fresh clone's modules, the others load. Its output is shown
-as it comes, that of the others when all have ended. They share no names: every
-test makes its namespaces, pins, ports and folders under random names; the demo and the real cluster, which have fixed
-names, are in one file and in one folder, which one process runs. At the end stand the time and the counts of each ring,
-and one line for each reason for skips.
+The first process collects alone, so that the others load the bytecode that it has compiled in a fresh clone. Its
+output is shown as it comes, that of the others when all have ended. They share no names: every test makes its
+namespaces, pins, ports and folders under random names; the demo and the real cluster, which have fixed names, are in
+one file and in one folder, which one process runs. At the end stand the time and the counts of each ring, and one line
+for each reason for skips.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which versions of policies an epoch of a node stands for.
 
-The epoch is the number of the kernel's policy state on a node; each switch of policy raises it. The probe says which
-policies apply to its pods since which epoch, in a tally (:mod:`enrich.wire.tally`), whenever that has changed, and
-workers write it to the topic of status records. An example::
+The epoch is the number of the kernel's policy state on a node; each switch of policy raises it. When the policies that
+apply to its pods have changed, the probe says in a tally (:mod:`enrich.wire.tally`) since which epoch they apply, and
+workers write that to the topic of status records. An example::
 
     change 7: epoch 52, policies shop/web version 3f..., shop/db version a1...
     change 8: epoch 54, policies shop/web version 9c..., shop/db version a1...
@@ -45,13 +45,13 @@ class PoliciesInForce(msgspec.Struct, frozen=True, kw_only=True):
     """The number of this record since the probe started, from 1. A missing number is a record that was lost."""
     epoch: Count
     switched: tuple[Count, Count] | None = None
-    """The node's monotonic clock in nanoseconds before and after the switch to the epoch; None if there was
-    no switch: this probe has found it in force when it started, or the kernel need not know of the change, as of an
-    annotation about logging."""
+    """The node's monotonic clock in nanoseconds before and after the switch to the epoch; None if there was no switch,
+    because this probe found the epoch in force when it started, or because the change does not concern the kernel (an
+    annotation about logging)."""
     policies: Annotated[tuple[PolicyVersion, ...], Meta(max_length=MAX_POLICIES)]
     """Sorted."""
     left_out: Count = 0
-    """How many policies of the node there was no room for."""
+    """How many policies of the node are not listed, because there was no room for them."""
 
 
 def version_of(state: bytes | msgspec.Raw) -> str:

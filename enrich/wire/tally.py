@@ -95,4 +95,4 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     """None before Kafka has answered about a batch."""
     state: NodeState = NodeState()
     in_force: Annotated[tuple[PoliciesInForce, ...], Meta(max_length=MAX_WAITING)] = ()
-    """Which policies the last epochs stand for, as far as that has changed and no batch before has told it."""
+    """Which policies the last epochs stand for: the changes that no earlier batch carries."""

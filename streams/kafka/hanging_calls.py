@@ -42,7 +42,7 @@ log = structlog.get_logger("kubeweir.streams")
 _GRACE_S: Final = 5.0
 """How much longer than its timeout a call may take, for instance because the machine is busy."""
 _MAX_LEFT: Final = 8
-"""How many calls of a process may hang at the same time. Each keeps a producer with its threads."""
+"""How many calls of a process may hang at the same time. Each keeps a client with its threads."""
 
 _CLOSE_S: Final = CALL_TIMEOUT_S + _GRACE_S
 

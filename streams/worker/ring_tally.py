@@ -94,7 +94,7 @@ def status_of(noted: Noted, position: RingPosition) -> dict[str, Any] | None:
     if noted.tally is None or position.finished is None:
         return None
     counts, tally = position.finished, msgspec.to_builtins(noted.tally)
-    # A record of its own says that (streams.worker.accounting).
+    # The policies in force have records of their own (streams.worker.accounting).
     del tally["in_force"]
     return {
         "type": "tally",

@@ -25,8 +25,8 @@ from tests.programs import CACHE
 def compile_for(release: str, cpus: int, sizes: Mapping[str, int], say: Callable[[str], None]) -> None:
     """Store the programs where tests find them on a machine with this kernel and so many CPUs.
 
-    That are all variants which ``--load`` loads, and those with ``sizes``, which attacks use.
-    They are kept for this machine's kernel, too: those of the next release are the same. Raises CompilerError.
+    These are the variants that ``--load`` loads, and the one with ``sizes``, which attacks use. They are kept for this
+    machine's kernel, too, because the programs for the next release are the same. Raises CompilerError.
     """
     source = joined(bpf.POLICY_SOURCE)
     for variant in (*VARIANTS.values(), sizes):

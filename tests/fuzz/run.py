@@ -86,7 +86,7 @@ def _smallest(topic: str, values: tuple[bytes, ...], text: str) -> Failure:
 
 
 def _among(fails: Callable[..., bool], values: tuple[bytes, ...], at: int) -> Callable[[bytes], bool]:
-    """Return what says whether the records fail with another one in this place."""
+    """Return a function that says whether the records still fail with another record in this place."""
     return lambda one: fails(*values[:at], one, *values[at + 1 :])
 
 

@@ -30,6 +30,7 @@ def reports(rig: Rig) -> Array:
 
 
 def of_pod(rig: Rig, found: Array, pod: Space, port: int = PORT) -> Array:
+    """Return the reports about a pod's end and a destination port."""
     number = rig.installer.endpoints[pod.index]
     verdicts = found["verdict"]
     chosen: Array = found[(verdicts["endpoint"] == number) & (verdicts["destination_port"] == port)]
@@ -37,6 +38,7 @@ def of_pod(rig: Rig, found: Array, pod: Space, port: int = PORT) -> Array:
 
 
 def names(found: Array) -> list[str]:
+    """Return how the connections of reports ended."""
     return [How(how).name.lower() for how in found["how"].tolist()]
 
 
