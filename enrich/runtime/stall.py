@@ -52,26 +52,33 @@ class Stall:
         return self.seconds >= self.limit_s
 
     def postpone(self) -> None:
-        """Give the clients the limit from now on, because Kafka answers nobody: they may find it when it is back."""
+        """Give the clients at least the limit from now on, because Kafka answers no client. When it is back, they may
+        find it by themselves."""
         with self._lock:
-            last = self._clock() - (RECOVERY_FACTOR - 1) * self.limit_s
-            if self._since is not None and max(self._since, self._renewed_at or self._since) < last:
-                self._renewed_at = last
+            since, latest = self._useless_since(), self._due_after_limit()
+            if since is not None and since < latest:
+                self._renewed_at = latest
 
     def needs_new_clients(self, is_reachable: Callable[[], bool]) -> bool:
         """Return whether the stall has lasted so long that new clients are due now.
 
         ``is_reachable`` is called only then; it tells whether Kafka answers a client that is new."""
         with self._lock:
-            if self._since is None:
-                return False
-            since = self._since if self._renewed_at is None else max(self._since, self._renewed_at)
-            if self._clock() - since < RECOVERY_FACTOR * self.limit_s:
+            since = self._useless_since()
+            if since is None or self._clock() - since < RECOVERY_FACTOR * self.limit_s:
                 return False
         reachable = is_reachable()
         with self._lock:
-            self._renewed_at = self._clock()
-            if not reachable:
-                # Asked again after the limit. When Kafka is back, the clients have so long to find it by themselves.
-                self._renewed_at -= (RECOVERY_FACTOR - 1) * self.limit_s
+            # Asked again after the limit. When Kafka is back, the clients have so long to find it by themselves.
+            self._renewed_at = self._clock() if reachable else self._due_after_limit()
             return reachable
+
+    def _useless_since(self) -> float | None:
+        """Return since when these clients have made no progress; None if no work waits."""
+        if self._since is None or self._renewed_at is None:
+            return self._since
+        return max(self._since, self._renewed_at)
+
+    def _due_after_limit(self) -> float:
+        """Return a time of renewal with which new clients are due when the limit is over."""
+        return self._clock() - (RECOVERY_FACTOR - 1) * self.limit_s
