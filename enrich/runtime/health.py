@@ -13,11 +13,11 @@ from prometheus_client.registry import Collector
 
 from enrich.runtime.dead_threads import dead_thread
 from enrich.runtime.http_port import Closed, HttpPort, Response
+from enrich.runtime.listening import MAX_PORT, split_address
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.secure_port import Guard
 from enrich.runtime.token_gate import FORBIDDEN, UNAUTHENTICATED, UNKNOWN
 
-_MAX_PORT: Final = 65_535
 _REFUSED: Final = {
     UNAUTHENTICATED: b"a valid bearer token is needed (WEIR_METRICS_AUTH)\n",
     FORBIDDEN: b"RBAC does not give this token's user the verb get on the nonResourceURL /metrics\n",
@@ -105,10 +105,10 @@ class HealthServer:
         ``notes`` returns lines that /readyz adds: what a person should know, and no restart would mend. ``details``
         returns lines that it adds while a check fails. ``guard``: TLS, and who may read; None: plain text, everybody.
         """
-        host, _, port = address.rpartition(":")
-        if not (port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
+        split = split_address(address)
+        if split is None:
             raise StopServiceError(
-                f"WEIR_METRICS={address!r}: must be host:port, with a port up to {_MAX_PORT}", Exit.USAGE
+                f"WEIR_METRICS={address!r}: must be host:port, with a port up to {MAX_PORT}", Exit.USAGE
             )
         ready["threads"] = dead_thread
         self._registry, self._ready = registry, Readiness(ready)
@@ -118,7 +118,7 @@ class HealthServer:
         closed = closed_connections(registry)
         try:
             self._port = HttpPort(
-                (host.strip("[]") or "127.0.0.1", int(port)),
+                (split[0] or "127.0.0.1", split[1]),
                 self._answer,
                 slow={"/metrics"},
                 on_closed=lambda reason: closed.labels(reason.value).inc(),

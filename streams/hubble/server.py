@@ -6,7 +6,6 @@ an authority that is trusted for this alone; anything else is refused at the sta
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any, Final
 import grpc
 import structlog
 
+from enrich.runtime.listening import is_loopback, split_address
 from enrich.runtime.settings import SettingsError
 
 log = structlog.get_logger("kubeweir.streams")
@@ -63,22 +63,15 @@ class Certificates:
 
 def check_address(address: str, certificates: Certificates | None) -> None:
     """Raise SettingsError for an address that everybody could connect to."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    split = split_address(address)
+    if split is None or not split[0]:
         raise SettingsError(f"WEIR_HUBBLE={address}: must be host:port, such as 127.0.0.1:4245")
-    if certificates is None and not _is_loopback(host):
+    if certificates is None and not is_loopback(split[0]):
         raise SettingsError(
             f"WEIR_HUBBLE={address}: whoever can connect reads every flow, so without certificates the address must be "
             "a loopback one, such as 127.0.0.1:4245; else set WEIR_HUBBLE_CERTIFICATE, WEIR_HUBBLE_KEY and "
             "WEIR_HUBBLE_CLIENT_CA"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Renewed:

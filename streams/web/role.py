@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import structlog
 import uvicorn
 
 from enrich.diagnosis.rights import Needs
+from enrich.runtime.listening import is_loopback, split_address
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.settings import SettingsError
 from enrich.runtime.token_gate import TokenGate
@@ -49,14 +49,13 @@ def run_web(settings: Settings, stop: threading.Event) -> int:
 def check_web(settings: Settings) -> tuple[str, int]:
     """Return the address of the page. Raises SettingsError for settings that contradict each other, and
     StopServiceError if the page's libraries are missing."""
-    host, _, port = settings.web.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    address = split_address(settings.web)
+    if address is None or not address[0]:
         raise SettingsError(f"WEIR_WEB={settings.web!r}: must be host:port, such as 127.0.0.1:9700")
     if (settings.web_certificate is None) != (settings.web_key is None):
         raise SettingsError("WEIR_WEB_CERTIFICATE and WEIR_WEB_KEY must be set together")
     allowed_names(settings.web_hosts)
-    if not is_loopback(host):
+    if not is_loopback(address[0]):
         if settings.web_auth == "none":
             raise SettingsError(
                 f"WEIR_WEB={settings.web}: without authentication the page is served on a loopback address only. Set "
@@ -71,17 +70,7 @@ def check_web(settings: Settings) -> tuple[str, int]:
         raise StopServiceError(
             f"{LIBRARIES} is missing: deploy/web/libraries downloads the libraries of the page", Exit.UNABLE
         )
-    return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address is of this machine only. A name may mean another one tomorrow; localhost may not."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return address
 
 
 def _find_cluster(role: RunningRole) -> None:
