@@ -17,8 +17,10 @@ from streams.hubble.flow_form import read_time, response
 from streams.hubble.losses import lost_response, new_loss, past_losses
 from streams.hubble.request import FlowsRequest
 from streams.kafka.connection import Connection
+from streams.kafka.ranges import ends_of
 from streams.kafka.reading import TopicReader
 from streams.observing.observe import (
+    MAX_RECORD_BYTES,
     Shown,
     Window,
     first_of_all,
@@ -32,9 +34,6 @@ _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 MAX_SORTED_BYTES: Final = 1 << 30
 """The records of an answer that are sorted, on disk, before the first is sent."""
 _RECORDS_PER_READ: Final = 1000
-_MAX_RECORD_BYTES: Final = 64 << 10
-"""A record of ours has a few kilobytes. Anybody who may write to the topic can write megabytes, of which a request for
-the last 10,000 would fill the memory, and a single one would end a client that takes 4 MiB at most."""
 _MAX_ID: Final = 128
 """Characters. The last 100,000 ids are remembered for each client."""
 
@@ -64,7 +63,7 @@ class _Choice:
 
     def may_match(self, value: bytes) -> bool:
         """Return False for a record that surely does not fit, by its bytes alone."""
-        return len(value) <= _MAX_RECORD_BYTES and self._filters.may_match(value)
+        return len(value) <= MAX_RECORD_BYTES and self._filters.may_match(value)
 
     def match(self, flow: Flow, value: bytes) -> bool:
         """Return whether a record fits. Raises ValueError for one whose time is no time: it would take the place of one
@@ -103,8 +102,8 @@ class FlowsCall:
             if request.filters.may_be_denied:
                 readers.append(self._open(topics.denied, stack))
             status = self._open(topics.status, stack)
-            ends = [_ends(reader) for reader in readers]
-            status_ends = _ends(status)
+            ends = [ends_of(reader) for reader in readers]
+            status_ends = ends_of(status)
             sent = set[str]()
             for shown in self._past(readers, ends):
                 if request.follows and not request.is_of_a_time:
@@ -173,7 +172,3 @@ class FlowsCall:
                 now_ms = unix_ms(datetime.now(UTC))
                 yield lost_response("", words.HUBBLE_RING_BUFFER, reader.removed, now_ms, now_ms)
                 reader.removed = 0
-
-
-def _ends(reader: BoundedReader) -> dict[int, int]:
-    return {partition: end for partition, (_, end) in reader.bounds().items()}

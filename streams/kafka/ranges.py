@@ -35,6 +35,11 @@ class Reader(Protocol):
     def ended(self) -> Collection[int]: ...
 
 
+def ends_of(reader: Reader) -> dict[int, int]:
+    """Return where each partition ends now: the offset that its next record will have."""
+    return {partition: end for partition, (_, end) in reader.bounds().items()}
+
+
 class RunReader(Reader, Protocol):
     """A reader that gives runs, too."""
 

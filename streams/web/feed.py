@@ -16,8 +16,9 @@ import structlog
 
 from enrich.wire.flow import decode_flow
 from streams.kafka.connection import ReadError
-from streams.kafka.ranges import Reader
-from streams.web.watcher import MAX_RECORD, Watcher, event
+from streams.kafka.ranges import Reader, ends_of
+from streams.observing.observe import MAX_RECORD_BYTES
+from streams.web.watcher import Watcher, event
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -124,7 +125,7 @@ class FlowFeed:
         if self._reader is None:
             reader = self._open()
             try:
-                reader.start({partition: end for partition, (_, end) in reader.bounds().items()})
+                reader.start(ends_of(reader))
             except BaseException:
                 reader.close()  # one that was not started would give no record, and no error
                 raise
@@ -143,7 +144,7 @@ class FlowFeed:
             self._offer(record.value)
 
     def _offer(self, value: bytes) -> None:
-        if len(value) > MAX_RECORD:
+        if len(value) > MAX_RECORD_BYTES:
             self._on_skipped("too_large")
             return
         watchers = [one for one in tuple(self._watchers) if one.may_match(value)]

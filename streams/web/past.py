@@ -22,15 +22,15 @@ from streams.cli.explain_past import intervals_of, nanoseconds, of_record
 from streams.cli.past import load_past
 from streams.cli.past_answers import past_lines
 from streams.kafka.connection import Connection, NoTopicError, ReadError
+from streams.kafka.ranges import ends_of
 from streams.kafka.reading import TopicReader
 from streams.observing.choice import Choice
 from streams.observing.filters import Filters
-from streams.observing.observe import last_matching, parse_since, since_matching, unix_ms
+from streams.observing.observe import MAX_RECORD_BYTES, last_matching, parse_since, since_matching, unix_ms
 from streams.observing.record_search import ID, Found, Span, find_record
 from streams.settings import Settings
 from streams.web.query import Query
 from streams.web.viewers import Viewer, sees, sees_both
-from streams.web.watcher import MAX_RECORD
 
 LAST: Final = 200
 """Records that a view begins with."""
@@ -68,7 +68,7 @@ class _VisibleChoice(Choice):
     def may_match(self, value: bytes) -> bool:
         """Return False for a record that surely does not fit. Raises ReadError when the time is over."""
         check_time(self._deadline)
-        return len(value) <= MAX_RECORD and self._choice.may_match(value)
+        return len(value) <= MAX_RECORD_BYTES and self._choice.may_match(value)
 
     def match(self, flow: Flow, value: bytes) -> bool:
         """Return whether a record fits, and the viewer may see it. Raises UndecidedError."""
@@ -106,7 +106,7 @@ class PastQuestions:
                 # Denies are in both topics, and only looked for in their own if they are no longer among all flows.
                 found = last_matching(readers[0], choice, LAST, READ_BACK)
                 return Shown([one.flow for one in found], is_whole=False)
-            ends = [{at: end for at, (_, end) in reader.bounds().items()} for reader in readers]
+            ends = [ends_of(reader) for reader in readers]
             shown = list(islice(since_matching(readers, ends, choice, query.window), IN_WINDOW + 1))
             return Shown([one.flow for one in shown[:IN_WINDOW]], is_whole=len(shown) <= IN_WINDOW)
 

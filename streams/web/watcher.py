@@ -20,9 +20,6 @@ from streams.web.viewers import Viewer, sees
 
 SHOWN: Final = 12
 """Records that a view is sent at once, at most."""
-MAX_RECORD: Final = 64 << 10
-"""Bytes of a record that is shown, at most. Real ones have about one kilobyte; anybody who may write to the topic can
-put larger ones there, and each view keeps some."""
 MAX_UNDECIDED: Final = 500
 """Records that wait for the API server to say whether they may be shown."""
 _URGENT: Final = frozenset({"deny", "audit"})
