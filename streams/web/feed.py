@@ -96,24 +96,31 @@ class FlowFeed:
         while not self._stop.is_set():
             if not self._watchers and not self._is_lately_used():
                 self._shut()
+                # Nobody asks Kafka until somebody looks, so it is not known any more whether it answers.
+                with self._lock:
+                    self._away_since = None
                 self._wake.wait(1.0)
                 self._wake.clear()
                 continue
-            try:
-                self._read()
-            except ReadError as error:
-                self._report(str(error))
-                self._stop.wait(_RETRY_S)
-            except Exception as error:
-                # All views depend on this thread: it says what is wrong, and begins again with another client.
-                log.exception("the page cannot read new records; retrying")
-                self._report(f"{type(error).__name__}: {error}")
-                self._shut()
-                self._stop.wait(_RETRY_S)
+            self._try(self._read)
             if time.monotonic() - sent_at >= SEND_S:
                 sent_at = time.monotonic()
-                self._send()
+                self._try(self._send)
         self._shut()
+
+    def _try(self, step: Callable[[], None]) -> None:
+        """Do a step. All views depend on the thread: if a step fails, it says why, and begins again with another
+        client."""
+        try:
+            step()
+        except ReadError as error:
+            self._report(str(error))
+            self._stop.wait(_RETRY_S)
+        except Exception as error:
+            log.exception("the page cannot read new records; retrying")
+            self._report(f"{type(error).__name__}: {error}")
+            self._shut()
+            self._stop.wait(_RETRY_S)
 
     def _is_lately_used(self) -> bool:
         if self._watchers:

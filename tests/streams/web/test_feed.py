@@ -177,3 +177,35 @@ def test_a_reader_that_could_not_begin_is_opened_again() -> None:
     assert topic.started == 1
     feed.stop()
     assert topic.opened == topic.closed
+
+
+def test_a_mistake_in_sending_ends_no_view() -> None:
+    topic = Topic()
+    feed = FlowFeed(topic.open, lambda _reason: None)
+    view = View(feed)
+    mistakes = iter([RuntimeError("a mistake")])
+    put = view.put
+
+    def put_or_fail(message: bytes) -> bool:
+        if message.startswith(b"event: flows") and (mistake := next(mistakes, None)):
+            raise mistake
+        return put(message)
+
+    view.watcher._put = put_or_fail
+    feed.start()
+    until(lambda: view.states() == [False, True, False])
+    topic.add(msgspec.json.encode(make_flow(1)))
+    until(lambda: view.ids() == ["r1-1"])
+    feed.stop()
+
+
+def test_while_nobody_looks_nothing_is_known_of_kafka() -> None:
+    topic = Topic()
+    topic.away = True
+    feed = FlowFeed(topic.open, lambda _reason: None)
+    feed.start()
+    view = View(feed)
+    until(lambda: feed.problem() is not None)
+    feed.leave(view.watcher)
+    until(lambda: feed.problem() is None)
+    feed.stop()
