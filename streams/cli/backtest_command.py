@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from streams.cli.advice_window import (
     window_options,
 )
 from streams.cli.backtest import ChangeError, as_json, lines, read_change
-from streams.cli.terminal import PipeConsole, printable
+from streams.cli.terminal import PipeConsole, printable, progress_removed, show_progress
 
 
 @click.command()
@@ -90,10 +89,11 @@ def _judged(window: Window, change: Change) -> Backtest:
     """Return the backtest of all pairs of a window. Raises ReadError."""
     made = Backtest(Comparer(window.past.timeline, window.past.known, change))
     started = time.monotonic()
-    for count, pair in enumerate(window.pairs()):
-        made.add(pair)
-        if count % 10_000 == 0 and time.monotonic() - started > 1 and sys.stderr.isatty():
-            click.echo(f"\rweir: {count:,} pairs judged, up to {moment(pair.last_ns)}", nl=False, err=True)
+    with progress_removed():
+        for count, pair in enumerate(window.pairs()):
+            made.add(pair)
+            if count % 10_000 == 0 and time.monotonic() - started > 1:
+                show_progress(f"{count:,} pairs judged, up to {moment(pair.last_ns)}")
     return made
 
 
