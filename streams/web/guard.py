@@ -23,6 +23,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from enrich.runtime.settings import SettingsError
+from streams.web.views import PATHS
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 HEADERS: Final[Mapping[str, str]] = {
@@ -87,7 +88,7 @@ class PageGuard:
         origin = headers.get("origin")
         if origin is not None and _netloc(origin) != host.lower():
             return "requests of other pages are refused"
-        is_link = method == "GET" and path == "/" and headers.get("sec-fetch-mode") == "navigate"
+        is_link = method == "GET" and path in PATHS and headers.get("sec-fetch-mode") == "navigate"
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not is_link:
             return "requests of other pages are refused"
         return None

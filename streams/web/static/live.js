@@ -1,19 +1,18 @@
 // The live view: it begins with the last records, goes on with what arrives, and says what it does not show.
 
-import { Refused, get, stream, token } from "./api.js";
+import { Refused, get, stream } from "./api.js";
 import { byId, el, fill, plain } from "./dom.js";
 import { startDetail } from "./detail.js";
 import { isPast, parameters, sayWrong, startFilters } from "./filters.js";
 import { startLines } from "./lines.js";
+import { openSession, sayRefused, startShell, state } from "./shell.js";
 import { startStrip } from "./strip.js";
-import { startTheme } from "./theme.js";
 import { clockOf, isUtc, zoneName } from "./times.js";
 
 const number = new Intl.NumberFormat("en-US");
 const WAIT_MS = [500, 1000, 2000, 5000];
 
 const strip = startStrip();
-startTheme(strip.redraw);
 const lines = startLines((flow) => {
   lines.choose(flow.id);
   opened = flow.id;
@@ -40,12 +39,6 @@ addEventListener("keydown", (event) => {
     byId("value").focus();
   }
 });
-byId("signin").addEventListener("submit", (event) => {
-  event.preventDefault();
-  token.set(byId("token").value.trim());
-  byId("token").value = "";
-  begin();
-});
 
 function pause() {
   isPaused = !isPaused;
@@ -53,11 +46,6 @@ function pause() {
   byId("pause").textContent = isPaused ? "Go on" : "Pause";
   if (!isPaused) lines.add(paused.splice(0));
   tell();
-}
-
-function state(kind, text) {
-  byId("state").className = `state ${kind}`;
-  byId("state").textContent = text;
 }
 
 /** Say how much of what arrives is shown. */
@@ -120,17 +108,13 @@ async function begin() {
   strip.clear();
   paused = [];
   seen = [];
-  for (const id of ["notice", "token-error"]) byId(id).textContent = "";
+  byId("notice").textContent = "";
   byId("kafka").hidden = true;
   byId("empty").hidden = true;
   state("", "Connecting…");
   for (let tries = 0; !signal.aborted; tries += 1) {
     try {
-      const session = await get("/api/session", { signal });
-      byId("signin").hidden = true;
-      byId("view").hidden = false;
-      byId("cluster").hidden = !session.cluster;
-      byId("cluster").textContent = session.cluster ? `cluster ${plain(session.cluster)}` : "";
+      const session = await openSession({ signal });
       const past = showPast(session, signal);
       if (isPast()) {
         await past;
@@ -145,7 +129,6 @@ async function begin() {
       state("", "Connecting again…");
     } catch (error) {
       if (signal.aborted) return;
-      if (!(error instanceof Refused)) throw error;
       if (say(error)) return;
     }
     await new Promise((done) => setTimeout(done, WAIT_MS[Math.min(tries, WAIT_MS.length - 1)]));
@@ -174,24 +157,15 @@ async function showPast(session, signal) {
 
 /** Say why there is no view; return whether it is no use to try again. */
 function say(error) {
-  if (error.status === 401) {
-    byId("view").hidden = true;
-    byId("signin").hidden = false;
-    if (token.get()) byId("token-error").textContent = plain(error.message);
-    token.set("");
-    state("bad", "Not signed in");
-    byId("token").focus();
-    return true;
-  }
-  state("bad", error.status === 0 ? "Server away" : error.status === 503 ? "Waiting" : "Not shown");
+  const isOver = sayRefused(error);
   if (error.status === 400) {
     sayWrong(error.field, plain(error.message));
     empty("This view cannot be shown.", plain(error.message));
-    return true;
+  } else if (error.status !== 401) {
+    byId("kafka").hidden = false;
+    byId("kafka").textContent = plain(error.message);
   }
-  byId("kafka").hidden = false;
-  byId("kafka").textContent = plain(error.message);
-  return error.status !== 0 && error.status !== 503;
+  return isOver;
 }
 
-begin();
+startShell(begin, strip.redraw);

@@ -1,0 +1,118 @@
+"""What the requests of all views have in common: who asks, questions on threads, answers in JSON, and errors.
+
+A view has a module that answers its requests, with a list of ``routes`` that :meth:`Answers.route` makes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import msgspec
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from enrich.runtime.token_gate import ALLOWED, UNAUTHENTICATED, TokenGate
+from enrich.runtime.work_thread import start_work
+from streams.kafka.connection import ReadError
+from streams.metrics.web import WebMetrics
+from streams.web.past import UndecidedError
+from streams.web.query import QueryError
+from streams.web.viewers import Everybody, TokenViewer, Viewer
+
+_MAX_QUESTIONS: Final = 3
+_MAX_WAITING: Final = 12
+"""Questions about the past at once, and that wait for their turn."""
+_TOKEN_S: Final = 5.0
+_MAX_TOKEN: Final = 8192
+T = TypeVar("T")
+
+
+class RefusedError(Exception):
+    """A request is not answered. The message says why, to a person."""
+
+    def __init__(self, status: int, text: str, field: str = "") -> None:
+        super().__init__(text)
+        self.status, self.field = status, field
+
+
+class Answers:
+    """Answers requests for all views."""
+
+    def __init__(self, metrics: WebMetrics, gate: TokenGate | None, cluster: str) -> None:
+        """``gate``: None lets everybody see everything."""
+        self._metrics, self._gate, self._cluster = metrics, gate, cluster
+        self._asking, self._waiting = asyncio.Semaphore(_MAX_QUESTIONS), 0
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What every view shows: the cluster, and how people sign in."""
+        return {"cluster": self._cluster, "auth": "none" if self._gate is None else "kubernetes"}
+
+    async def viewer(self, request: Request) -> Viewer:
+        """Return who sends a request. Raises RefusedError."""
+        if self._gate is None:
+            return Everybody()
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not token.strip() or len(token) > _MAX_TOKEN:
+            raise RefusedError(401, "A token is needed. Make one: kubectl create token SERVICEACCOUNT")
+        viewer: Viewer = TokenViewer(self._gate, token.strip(), self._cluster)
+        deadline = asyncio.get_running_loop().time() + _TOKEN_S
+        # The gate's threads ask, and have nobody to call back.
+        while (status := viewer.status()) is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        if status == ALLOWED:
+            return viewer
+        if status == UNAUTHENTICATED:
+            raise RefusedError(401, "The API server does not know this token, or it has expired.")
+        raise RefusedError(503, "The API server cannot be asked who you are: try again.")
+
+    async def ask(self, question: Callable[[], T]) -> T:
+        """Ask on a thread. Raises RefusedError if too many others wait, and what the question raises."""
+        if self._waiting >= _MAX_WAITING:
+            raise RefusedError(503, "Too many questions wait for their answer: try again.")
+        self._waiting += 1
+        try:
+            async with self._asking:
+                return await asyncio.wrap_future(start_work(question, "web-question"))
+        finally:
+            self._waiting -= 1
+
+    def route(self, path: str, answer: Callable[[Request], Awaitable[object]], method: str = "GET") -> Route:
+        """Return a route that answers with JSON what a function returns, and says what it raises."""
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                found = await answer(request)
+                return Response(msgspec.json.encode(found), media_type="application/json")
+            except Exception as error:
+                return self.refused(error)
+
+        return Route(path, endpoint, methods=[method])
+
+    def refused(self, error: Exception) -> Response:
+        """Return the answer that says why there is none. Raises an error that nobody foresaw."""
+        status, field, text = _refusal(error)
+        self._metrics.refused.labels(str(status)).inc()
+        return Response(orjson.dumps({"error": text, "field": field}), status, media_type="application/json")
+
+
+def _refusal(error: Exception) -> tuple[int, str, str]:
+    """Return the status, the field that is wrong, and what to say. Raises an error that nobody foresaw."""
+    if isinstance(error, RefusedError):
+        return error.status, error.field, str(error)
+    if isinstance(error, QueryError):
+        return 400, error.field, str(error)
+    if isinstance(error, LookupError):
+        return 404, "", str(error.args[0]) if error.args else "not found"
+    if isinstance(error, ReadError | UndecidedError):
+        return 503, "", str(error)
+    if isinstance(error, ValueError):
+        return 400, "", str(error)
+    with contextlib.suppress(AttributeError):
+        error.add_note("while a request of the page was answered")
+    raise error
