@@ -97,7 +97,8 @@ class Settings(MetricsSettings):
     """Names under which browsers may reach the page, comma-separated, beside localhost, 127.0.0.1 and ::1. Requests
     for other names are refused, so that a foreign page cannot read this one by DNS rebinding."""
     web_certificate: Path | None = setting("WEIR_WEB_CERTIFICATE", None)
-    """PEM file of the certificate of the page, which then speaks TLS only. Needed beyond loopback addresses."""
+    """PEM file of the certificate of the page, which then speaks TLS only. Needed beyond loopback addresses. A renewed
+    one is taken into use."""
     web_key: Path | None = setting("WEIR_WEB_KEY", None)
     """PEM file of that certificate's key."""
     pairs: bool = setting("WEIR_PAIRS", default=False)

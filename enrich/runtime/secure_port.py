@@ -1,7 +1,6 @@
 """The settings by which the metrics port speaks TLS and asks who reads it, and what the port needs for that.
 
-The certificate is read again when its files change. While they do not fit together, because a renewal is half done, the
-earlier one stays in use. Without any that can be used, every connection is closed: the port never falls back to text.
+Without a certificate that can be used, every connection is closed: the port never falls back to text.
 """
 
 from __future__ import annotations
@@ -9,21 +8,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
-
-import structlog
+from typing import Literal
 
 from enrich.runtime.connection import KafkaSettings
+from enrich.runtime.renewed_certificate import RenewedCertificate
 from enrich.runtime.settings import SettingsError, setting
 from enrich.runtime.token_gate import TokenGate
-
-log = structlog.get_logger("kubeweir.health")
-
-_LOOK_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,39 +53,14 @@ class Guard:
 
     def __init__(self, certificate: Path, key: Path, gate: TokenGate | None = None) -> None:
         """``gate``: None lets everybody read who can connect."""
-        self._files, self.gate = (certificate, key), gate
-        self._context: ssl.SSLContext | None = None
-        self._in_use: object = None
-        self._checked_at, self._problem = -_LOOK_S, ""
+        self._certificate, self.gate = RenewedCertificate("the metrics port", certificate, key), gate
 
     def wrap(self, accepted: socket.socket) -> ssl.SSLSocket:
         """Return the server's end of TLS on a socket that does not block. Raises OSError without a certificate."""
-        if time.monotonic() - self._checked_at >= _LOOK_S:
-            self._checked_at = time.monotonic()
-            self._renew()
-        if self._context is None:
+        context = self._certificate.context()
+        if context is None:
             raise OSError("no certificate")
-        return self._context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
-
-    def _renew(self) -> None:
-        """Read the certificate if its files have changed."""
-        certificate, key = self._files
-        try:
-            found = tuple((one.stat().st_mtime_ns, one.stat().st_ino, one.stat().st_size) for one in self._files)
-            if found == self._in_use:
-                return
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            # Fails, too, if the key is not the certificate's. Without a password it would ask a terminal for one.
-            context.load_cert_chain(certificate, key, password=lambda: "")
-        except (OSError, ValueError) as error:
-            if str(error) != self._problem:
-                log.error("the certificate of the metrics port cannot be used: the earlier one stays in use if there "
-                          "is one", file=str(certificate), error=str(error))  # fmt: skip
-            self._problem = str(error)
-            return
-        if self._context is not None:
-            log.info("the certificate of the metrics port was renewed", file=str(certificate))
-        self._context, self._in_use, self._problem = context, found, ""
+        return context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
 
 
 def bearer_token(headers: Iterable[str]) -> str:

@@ -208,7 +208,7 @@ class LagMonitor:
     def _measure(self, followed: Sequence[Followed]) -> None:
         self._admin = self._admin or admin_client(self._connection)
         self._committed.keep([one.group for one in followed])
-        if self._watched and not followed:
+        if not followed:
             self._admin.list_topics(timeout=_TIMEOUT_S)  # raises if Kafka does not answer
         for one in followed:
             self._try_to_measure(self._admin, one)

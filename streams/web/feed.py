@@ -53,6 +53,8 @@ class FlowFeed:
         self._away_since: float | None = None
         self._why = ""
         self._heard_at = self._used_at = 0.0
+        self.turns = 0
+        """How often the thread has read successfully, or found that nobody looks."""
         self._thread = threading.Thread(target=self._run, name="web-live", daemon=True)
 
     def start(self) -> None:
@@ -99,6 +101,7 @@ class FlowFeed:
                 # Nobody asks Kafka until somebody looks, so it is not known any more whether it answers.
                 with self._lock:
                     self._away_since = None
+                self.turns += 1
                 self._wake.wait(1.0)
                 self._wake.clear()
                 continue
@@ -149,6 +152,7 @@ class FlowFeed:
             self._report("")
         for record in records:
             self._offer(record.value)
+        self.turns += 1
 
     def _offer(self, value: bytes) -> None:
         if len(value) > MAX_RECORD_BYTES:

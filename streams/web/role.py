@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -17,9 +18,11 @@ import uvicorn
 from enrich.diagnosis.rights import Needs
 from enrich.runtime.listening import is_loopback, split_address
 from enrich.runtime.process import Exit, StopServiceError
+from enrich.runtime.renewed_certificate import RenewedCertificate
 from enrich.runtime.settings import SettingsError
 from enrich.runtime.token_gate import TokenGate
 from enrich.sources.token_review import flows_reviewer
+from streams.kafka.followed import WatchedThread
 from streams.kafka.reading import TopicReader, reader_group
 from streams.metrics.web import WebMetrics
 from streams.roles.running_role import RunningRole, run_role
@@ -101,12 +104,26 @@ def _work(role: RunningRole) -> None:
 
     feed = FlowFeed(lambda: TopicReader(settings.connection(), topics.flows.name), count_skipped)
     past = PastQuestions(settings, settings.connection)
+    context = _context(settings)
     with _listening(address) as listener:
         log.info("the page is served", url=_url(settings, listener), auth=settings.web_auth)
         feed.start()
         role.stack.callback(feed.stop)
+        role.monitor.watch(WatchedThread("the live view", lambda: feed.turns, (topics.flows.name,)))
         role.begin(feed.problem, role.monitor.problem)
-        asyncio.run(_serve(settings, listener, partial(Page, feed, past, metrics, gate, settings.cluster), role.stop))
+        make_page = partial(Page, feed, past, metrics, gate, settings.cluster)
+        asyncio.run(_serve(settings, context, listener, make_page, role.stop))
+
+
+def _context(settings: Settings) -> ssl.SSLContext | None:
+    """Return the TLS context of the page, which takes a renewed certificate into use; None: plain text. Raises
+    StopServiceError."""
+    if settings.web_certificate is None or settings.web_key is None:
+        return None
+    try:
+        return RenewedCertificate("the page", settings.web_certificate, settings.web_key).lasting_context()
+    except OSError as error:
+        raise StopServiceError(f"WEIR_WEB_CERTIFICATE and WEIR_WEB_KEY cannot be used: {error}", Exit.USAGE) from error
 
 
 @contextlib.contextmanager
@@ -147,15 +164,19 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(settings: Settings, listener: socket.socket, make_page: partial[Page], stop: threading.Event) -> None:
+async def _serve(
+    settings: Settings,
+    context: ssl.SSLContext | None,
+    listener: socket.socket,
+    make_page: partial[Page],
+    stop: threading.Event,
+) -> None:
     page = make_page()
-    certificate = settings.web_certificate
     config = uvicorn.Config(
         PageGuard(page.app, allowed_names(settings.web_hosts)), loop="asyncio", http="h11", ws="none", lifespan="off",
         log_config=None, access_log=False, server_header=False, proxy_headers=False, limit_concurrency=_MAX_CONNECTIONS,
         h11_max_incomplete_event_size=_MAX_REQUEST, timeout_graceful_shutdown=_STOP_S,
-        ssl_certfile=None if certificate is None else str(certificate),
-        ssl_keyfile=None if settings.web_key is None else str(settings.web_key),
+        ssl_context_factory=None if context is None else lambda *_: context,
     )  # fmt: skip
     server = _Server(config)
 

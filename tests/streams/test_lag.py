@@ -144,6 +144,20 @@ def test_a_group_that_cannot_be_measured_hides_no_other_one(kafka: Kafka, monkey
     assert measured == ["b", "b"]
 
 
+def test_a_role_without_groups_and_threads_is_not_ready_either_without_an_answer_of_kafka(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = MagicMock()
+    monkeypatch.setattr(lag, "admin_client", lambda _: admin)
+    monitor = LagMonitor({"bootstrap.servers": "kafka:9092"}, 0.0, Metrics())
+    monitor._look()
+    admin.list_topics.side_effect = KafkaException(KafkaError(KafkaError._TRANSPORT))
+    answered_at = monitor._answered_at
+    monitor._look()
+    assert monitor._answered_at == answered_at
+    assert (monitor.problem() or "").startswith("Kafka has not answered for 0 s at kafka:9092")
+
+
 class Thread:
     """A thread that takes its turns, or hangs."""
 

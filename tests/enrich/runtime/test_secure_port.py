@@ -153,7 +153,7 @@ def test_idle_handshakes_keep_no_client_from_the_port(port: Port) -> None:
 def test_a_renewed_certificate_is_taken_into_use_and_half_of_one_is_not(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("enrich.runtime.secure_port._LOOK_S", 0.0)
+    monkeypatch.setattr("enrich.runtime.renewed_certificate._LOOK_S", 0.0)
     first = port.served_certificate()
     assert first == port.certificate.read_text().strip()
     key = port.key.read_text()
@@ -169,7 +169,7 @@ def test_a_renewed_certificate_is_taken_into_use_and_half_of_one_is_not(
 def test_a_port_without_a_certificate_is_closed_until_it_has_one(
     port: Port, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("enrich.runtime.secure_port._LOOK_S", 0.0)
+    monkeypatch.setattr("enrich.runtime.renewed_certificate._LOOK_S", 0.0)
     server = HealthServer("127.0.0.1:0", CollectorRegistry(), {}, guard=Guard(tmp_path / "no.crt", tmp_path / "no.key"))
     try:
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as made:
