@@ -18,7 +18,7 @@ image: ## build the container image of both services into the cache
 cluster: setup ## start a real Kubernetes on this machine; NODES=2, CNI=ptp or bridge, PROXY=nftables or iptables
 	@deploy/local/cluster up $(if $(NODES),--nodes $(NODES)) $(if $(CNI),--cni $(CNI)) $(if $(PROXY),--proxy $(PROXY))
 
-e2e: setup ## run Kubernetes' own NetworkPolicy tests on a real cluster, half an hour; CNI, PROXY as for cluster
+e2e: setup ## run Kubernetes' own NetworkPolicy tests on a real cluster, half an hour; PROCS at once; CNI, PROXY as for cluster
 	@deploy/local/e2e $(if $(CNI),--cni $(CNI)) $(if $(PROXY),--proxy $(PROXY))
 
 cluster-down: ## remove the cluster and everything that it has made
