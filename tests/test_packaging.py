@@ -89,6 +89,7 @@ def test_import_contracts_hold() -> None:
         ("duckdb", {"streams/cli/sql"}),
         ("faust", {f"streams/worker/{name}.py" for name in ("bounded_app", "credentials", "enrich_app", "faust_app")}),
         ("grpc", {"streams/sinks/grpc_call.py", "streams/hubble/server.py", "streams/hubble/service.py"}),
+        ("mcp", {"streams/cli/mcp/server.py"}),
         ("opentelemetry", {"streams/sinks/otlp.py"}),
         ("pyarrow", {"streams/cli/sql"}),
         ("starlette", {"streams/web"}),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,8 @@ from enrich.parse.objects import API_VERSIONS
 from enrich.parse.spelling import no_such_field
 from enrich.runtime.yaml_lines import Steps, error_text, field_lines, path_text
 
+STDIN: Final = Path("-")
+"""Stands for standard input in a list of files."""
 _SUFFIXES: Final = (".yaml", ".yml", ".json")
 _LIST_FIELDS: Final = ("apiVersion", "kind", "metadata", "items")
 _LAST_STEP: Final = re.compile(r"(?:\.[^.\[\]]*|\[[^\]]*\]|^[^.\[\]]+)$")
@@ -74,14 +77,15 @@ def read_folder(folder: Path) -> list[Object]:
 
 
 def read_files(files: Iterable[Path], kinds: Collection[str]) -> list[Object]:
-    """Read every object of some files, and of all files below some folders; each is to be of one of the kinds.
+    """Read every object of some files, and of all files below some folders; each is to be of one of the kinds. The file
+    - is standard input.
 
     Raises :class:`ManifestError` with every mistake."""
     found: list[tuple[Path, Path]] = []
     problems = []
     for file in files:
-        below = manifest_files(file) if file.is_dir() else [file]
-        found += [(one, one) for one in below]
+        below = manifest_files(file) if file != STDIN and file.is_dir() else [file]
+        found += [(one, Path("standard input") if one == STDIN else one) for one in below]
         if not below:
             problems.append(f"{file}: has no file that ends in {', '.join(_SUFFIXES)}")
     if problems:
@@ -134,7 +138,7 @@ def manifest_files(folder: Path) -> list[Path]:
 def _documents(file: Path, name: Path, problems: list[str]) -> Iterator[_Document]:
     """Yield each document of a file."""
     try:
-        content = file.read_bytes()
+        content = sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
     except OSError as error:
         problems.append(f"{name}: cannot be read: {error.strerror}")
         return

@@ -31,7 +31,7 @@ from streams.cli.terminal import PipeConsole, printable, progress_removed, show_
 
 
 @click.command()
-@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path), metavar="[FILE]...")
+@click.argument("files", nargs=-1, type=click.Path(exists=True, allow_dash=True, path_type=Path), metavar="[FILE]...")
 @click.option("--replace", "replace_all", is_flag=True, help="The files are all policies: no other is in force.")
 @click.option(
     "--delete", "deleted", multiple=True, metavar="KIND/NS/NAME", help="This policy is not in force. Repeatable."
@@ -50,7 +50,8 @@ def backtest(
     strict: bool,
     **given: Any,
 ) -> None:
-    """Say what would have changed, had the policies in FILEs been in force since then, with all else as it was.
+    """Say what would have changed, had the policies in FILEs been in force since then, with all else as it was. - reads
+    policies from standard input.
 
     Each combination of ends and port that was seen is judged again by the policies of its time with this change. The
     journal and the pairs of the window are read from Kafka; workers count pairs if they have WEIR_PAIRS=1. No policy is

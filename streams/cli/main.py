@@ -26,6 +26,7 @@ _MODULES: Final = {
     "alerts": "alerts",
     "dead": "dead_command",
     "status": "status_command",
+    "mcp": "mcp_command",
 }
 """The commands, by their names, and the modules of this package that have them, under the same name. Only the one that
 is asked for is imported: all together take longer than most of them run."""

@@ -22,8 +22,8 @@ from enrich.wire.flow import NamedPolicy
 from tests.enrich.history.journals import CLUSTER, at
 from tests.kafka.browsing import PATIENCE_MS, Tab
 from tests.kafka.pasts import write_past
+from tests.kafka.shop import JOURNAL
 from tests.kafka.site import Service, Site
-from tests.kafka.test_explain_past import JOURNAL
 from tests.streams.web.records import make_end, make_flow
 
 pytestmark = pytest.mark.kafka

@@ -1,0 +1,101 @@
+"""Runs a command of `weir` in a process of its own, which is ended when its time is over or it has printed enough.
+
+What a question costs depends on how much Kafka keeps, and a thread that waits for a library of C cannot be ended. A
+process can: when the client cancels its request, and when the server stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, cast
+
+import anyio
+from anyio.abc import ByteReceiveStream, ByteSendStream, Process
+
+from streams.cli.terminal import printable
+
+_MAX_STDERR: Final = 16 << 10
+_MAX_LINES: Final = 20
+_END_S: Final = 2.0
+"""How long a process may take to end after SIGTERM; then it is killed."""
+# Without -P, Python would import modules from the folder in which the client starts the server in place of ours.
+_PROGRAM: Final = (sys.executable, "-P", "-m", "streams.cli.main")
+Take = Callable[[bytes], bool]
+"""Takes a piece of standard output, and returns whether to go on."""
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int | None
+    """Its exit code; None if it was ended from outside."""
+    is_late: bool
+    """Whether its time was over."""
+    lines: list[str]
+    """What it said on standard error, without its name."""
+
+
+async def run(words: Sequence[str], env: Mapping[str, str], stdin: bytes, seconds: float, take: Take) -> Ended:
+    """Run a command, and hand what it prints to ``take``. When this returns or raises, the process has ended."""
+    errors = bytearray()
+    process = await anyio.open_process([*_PROGRAM, *words], env=env, stdin=subprocess.PIPE)
+    try:
+        with anyio.move_on_after(seconds) as limit:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_write, cast("ByteSendStream", process.stdin), stdin)
+                tasks.start_soon(_read_errors, cast("ByteReceiveStream", process.stderr), errors)
+                if await _read_all(cast("ByteReceiveStream", process.stdout), take):
+                    await process.wait()
+                else:
+                    tasks.cancel_scope.cancel()
+        code = process.returncode
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _end(process)
+    return Ended(code, limit.cancelled_caught, _lines(bytes(errors)))
+
+
+async def _write(stream: ByteSendStream, text: bytes) -> None:
+    """Write standard input, and close it. A command that ends early reads no more."""
+    async with stream:
+        with contextlib.suppress(anyio.BrokenResourceError):
+            await stream.send(text)
+
+
+async def _read_all(stream: ByteReceiveStream, take: Take) -> bool:
+    """Read standard output to its end, and return True; False if no more is wanted."""
+    async for piece in stream:
+        if not take(piece):
+            return False
+    return True
+
+
+async def _read_errors(stream: ByteReceiveStream, errors: bytearray) -> None:
+    """Read standard error to its end, and keep the beginning."""
+    async for piece in stream:
+        errors += piece[: _MAX_STDERR - len(errors)]
+
+
+async def _end(process: Process) -> None:
+    """End a process, if it has not ended."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        with anyio.move_on_after(_END_S):
+            await process.wait()
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    await process.aclose()
+
+
+def _lines(errors: bytes) -> list[str]:
+    """Return what a person would read: no name of the program, no hint where its help is."""
+    found = [
+        line.removeprefix("weir: ").removeprefix("Error: ") for line in errors.decode(errors="replace").split("\n")
+    ]
+    shown = [printable(line) for line in found if line.strip() and not line.startswith(("Usage: ", "Try "))]
+    return shown[-_MAX_LINES:]
