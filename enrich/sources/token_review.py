@@ -3,7 +3,10 @@ of a namespace."""
 
 from __future__ import annotations
 
+import hashlib
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,6 +27,9 @@ FLOWS: Final = "flows"
 """The resource by which RBAC says who may see the records of a namespace. No API serves it: it is only a name, as those
 of other proxies are."""
 _ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+_USER_S: Final = 10.0
+"""For so long a token's user is known: a viewer is asked about once for each namespace, within moments."""
+_MAX_USERS: Final = 256
 
 
 def metrics_guard(settings: MetricsSettings, connect: Callable[[], Client] | None = None) -> Guard | None:
@@ -57,13 +63,14 @@ def flows_reviewer(connect: Callable[[], Client] | None = None) -> Review:
 
 def _reviewer(connect: Callable[[], Client], attributes: Callable[[str], dict[str, Any]], what: str) -> Review:
     clients: list[Client] = []
+    users = _Users()
     logged_at = [-_REPORT_S]
 
     def review(token: str, subject: str) -> int:
         try:
             if not clients:
                 clients.append(connect())
-            return _review(clients[0], token, attributes(subject))
+            return _review(clients[0], users, token, attributes(subject))
         except (AnswerError, SourceError, ValueError, TypeError, AttributeError, LookupError) as error:
             if time.monotonic() - logged_at[0] >= _REPORT_S:  # anybody can send tokens
                 logged_at[0] = time.monotonic()
@@ -75,15 +82,45 @@ def _reviewer(connect: Callable[[], Client], attributes: Callable[[str], dict[st
     return review
 
 
-def _review(client: Client, token: str, attributes: dict[str, Any]) -> int:
+class _Users:
+    """Whose some tokens are, as the API server has said lately. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[bytes, tuple[float, dict[str, Any]]] = OrderedDict()
+
+    def of(self, client: Client, token: str) -> dict[str, Any] | None:
+        """Return the user of a token, None if it is nobody's. Raises what the client raises."""
+        key = hashlib.sha256(token.encode()).digest()
+        with self._lock:
+            until, user = self._known.get(key, (0.0, {}))
+        if until > time.monotonic():
+            return user
+        asked_at = time.monotonic()
+        found = _user(client, token)
+        if found is not None:
+            with self._lock:
+                self._known[key] = asked_at + _USER_S, found
+                self._known.move_to_end(key)
+                while len(self._known) > _MAX_USERS:
+                    self._known.popitem(last=False)
+        return found
+
+
+def _user(client: Client, token: str) -> dict[str, Any] | None:
     if not token.strip():
-        return UNAUTHENTICATED  # the API server refuses the question
+        return None  # the API server refuses the question
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}}
     status = _status(client.create(_TOKEN_REVIEWS, body))
     if status.get("authenticated") is not True:
-        return UNAUTHENTICATED
+        return None
     user = status["user"]
-    if not isinstance(user, dict) or not user.get("username"):
+    return user if isinstance(user, dict) and user.get("username") else None
+
+
+def _review(client: Client, users: _Users, token: str, attributes: dict[str, Any]) -> int:
+    user = users.of(client, token)
+    if user is None:
         return UNAUTHENTICATED
     spec = {
         "user": user["username"], "uid": user.get("uid", ""), "groups": user.get("groups", []),

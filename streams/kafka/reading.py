@@ -15,6 +15,7 @@ from streams.kafka.connection import CALL_TIMEOUT_S, Connection, NoTopicError, R
 from streams.kafka.errors import topic_error
 from streams.kafka.hanging_calls import close_consumer
 from streams.kafka.offsets import offsets_for_times
+from streams.kafka.reading_limit import spend
 from streams.kafka.records import Record, Run, records_of, runs_of
 from streams.kafka.unreadable import Unreadable
 
@@ -43,6 +44,7 @@ def read_committed(
         consumer.assign(offsets_for_times(consumer, requests, CALL_TIMEOUT_S) if since_ms else _beginning(requests))
         while missing:
             found = consumer.consume(5000, 0.1)
+            spend(_size(found))
             ends = [one for one in found if _is_end(one)]
             missing -= {one.partition() for one in ends}
             yield from records_of(
@@ -66,6 +68,10 @@ def _beginning(partitions: Iterable[TopicPartition]) -> list[TopicPartition]:
 def _is_end(message: Message) -> bool:
     error = message.error()
     return error is not None and error.code() == KafkaError._PARTITION_EOF
+
+
+def _size(messages: Iterable[Message]) -> int:
+    return sum(len(one) for one in messages if one.error() is None)
 
 
 class TopicReader:
@@ -153,6 +159,7 @@ class TopicReader:
         if found:
             found += self._consumer.consume(most - 1, 0)
         self._ended |= {one.partition() for one in found if _is_end(one)}
+        spend(_size(found))
         return found
 
     def skip(self, partitions: Collection[int]) -> None:

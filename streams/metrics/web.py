@@ -24,12 +24,12 @@ class WebMetrics:
         )
         self.skipped = Counter(
             "kubeweir_web_skipped_records",
-            "Records of the topic of flows that no live view was offered. too_large: more than 64 KiB. invalid: not a "
-            "record",
+            "Records of the topic of flows that no live view was offered. behind: they came faster than the page takes "
+            "them. too_large: more than 64 KiB. invalid: not a record",
             ("reason",),
             registry=registry,
         )
-        for reason in ("too_large", "invalid"):
+        for reason in ("behind", "too_large", "invalid"):
             self.skipped.labels(reason)
         for status in ("400", "401", "404", "503"):
             self.refused.labels(status)

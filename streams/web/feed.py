@@ -1,7 +1,9 @@
 """Follows the topic of flows for all live views at once, and says when Kafka does not answer.
 
 One thread reads, and hands each record to every view. It reads while somebody looks. If Kafka does not answer, the
-client connects again by itself: the views are told since when they see nothing new, and that it is over.
+client connects again by itself: the views are told since when they see nothing new, and that it is over. If records
+come faster than the thread takes them, it goes on with the newest ones, and the views are told how many were left out:
+a view that is minutes behind looks like one that is not.
 """
 
 from __future__ import annotations
@@ -28,6 +30,11 @@ _WAIT_S: Final = 0.1
 _QUIET_S: Final = 3.0
 """After so long without a record, Kafka is asked whether it is there."""
 _RETRY_S: Final = 1.0
+_COMPARE_S: Final = 2.0
+"""How often it is looked how many records wait."""
+_BEHIND_S: Final = 10.0
+_MIN_BEHIND: Final = 5 * _RECORDS_PER_READ
+"""When records are left out: if so many wait that they take so long at the pace of now. Fewer do not matter."""
 _IDLE_S: Final = 30.0
 """How long the topic is followed on when nobody looks any more: a page that is loaded again needs it at once."""
 
@@ -42,7 +49,7 @@ class FlowFeed:
     """The thread, and the views."""
 
     def __init__(
-        self, open_reader: Callable[[], FeedReader], on_skipped: Callable[[str], object] = lambda _: None
+        self, open_reader: Callable[[], FeedReader], on_skipped: Callable[[str, int], object] = lambda *_: None
     ) -> None:
         """``on_skipped`` counts records that are not shown to anybody, by the reason."""
         self._open, self._on_skipped = open_reader, on_skipped
@@ -50,6 +57,9 @@ class FlowFeed:
         self._watchers: dict[Watcher, Callable[[bytes], bool]] = {}
         self._stop, self._wake = threading.Event(), threading.Event()
         self._reader: FeedReader | None = None
+        self._next: dict[int, int] = {}
+        """The offset behind the last record that was read, by partition."""
+        self._taken, self._compared_at = 0, 0.0
         self._away_since: float | None = None
         self._why = ""
         self._heard_at = self._used_at = 0.0
@@ -135,7 +145,7 @@ class FlowFeed:
         if self._reader is None:
             reader = self._open()
             try:
-                reader.start(ends_of(reader))
+                self._start(reader, ends_of(reader))
             except BaseException:
                 reader.close()  # one that was not started would give no record, and no error
                 raise
@@ -151,12 +161,38 @@ class FlowFeed:
             self._heard_at = now
             self._report("")
         for record in records:
+            self._next[record.partition] = record.offset + 1
             self._offer(record.value)
+        self._taken += len(records)
+        if now - self._compared_at >= _COMPARE_S:
+            self._catch_up(self._reader, now)
         self.turns += 1
+
+    def _start(self, reader: FeedReader, offsets: dict[int, int]) -> None:
+        reader.start(offsets)
+        self._next, self._taken, self._compared_at = dict(offsets), 0, time.monotonic()
+
+    def _catch_up(self, reader: FeedReader, now: float) -> None:
+        """Go on with the newest records if too many wait, and tell the views. Raises ReadError."""
+        pace = self._taken / (now - self._compared_at)
+        self._taken, self._compared_at = 0, now
+        if not pace:
+            return
+        ends = ends_of(reader)
+        waiting = sum(max(0, end - self._next.get(partition, end)) for partition, end in ends.items())
+        if waiting < max(_MIN_BEHIND, pace * _BEHIND_S):
+            return
+        self._start(reader, ends)
+        self._on_skipped("behind", waiting)
+        log.warning("records come faster than the page takes them: it goes on with the newest ones", skipped=waiting)
+        with self._lock:
+            message = event("behind", orjson.dumps({"skipped": waiting}))
+            for put in self._watchers.values():
+                put(message)
 
     def _offer(self, value: bytes) -> None:
         if len(value) > MAX_RECORD_BYTES:
-            self._on_skipped("too_large")
+            self._on_skipped("too_large", 1)
             return
         watchers = [one for one in tuple(self._watchers) if one.may_match(value)]
         if not watchers:
@@ -164,13 +200,13 @@ class FlowFeed:
         try:
             flow = decode_flow(value)
         except ValueError:
-            self._on_skipped("invalid")  # anybody who may write to the topic can put anything there
+            self._on_skipped("invalid", 1)  # anybody who may write to the topic can put anything there
             return
         for watcher in watchers:
             try:
                 watcher.offer(flow, value)
             except ValueError:
-                self._on_skipped("invalid")  # a filter by networks asks for the address of a record that has none
+                self._on_skipped("invalid", 1)  # a filter by networks asks for the address of a record that has none
 
     def _send(self) -> None:
         if self._watchers:

@@ -24,6 +24,7 @@ from streams.cli.past_answers import past_lines
 from streams.kafka.connection import Connection, NoTopicError, ReadError
 from streams.kafka.ranges import ends_of
 from streams.kafka.reading import TopicReader
+from streams.kafka.reading_limit import ReadingLimitError, reading_within
 from streams.observing.choice import Choice
 from streams.observing.filters import Filters
 from streams.observing.observe import MAX_RECORD_BYTES, last_matching, parse_since, since_matching, unix_ms
@@ -39,6 +40,9 @@ IN_WINDOW: Final = 2000
 READ_BACK: Final = 20_000
 """How many of the last records of each partition are looked at for a view that begins."""
 TIMEOUT_S: Final = 20.0
+MAX_BYTES: Final = 256 << 20
+"""What is read of the journal and of address intervals to explain a record: Kafka sends as much of them in that time as
+it can, and all of it becomes objects in the memory of the page."""
 _ASK_S: Final = 5.0
 _ASK_AGAIN_S: Final = 0.02
 T = TypeVar("T")
@@ -150,10 +154,13 @@ class PastQuestions:
             answer["why"] = "An explanation names policies of both ends, and you may see one of them only."
             return answer
         try:
-            past = load_past(connection, topics, flow.cluster, nanoseconds(flow.timestamp), EVERYWHERE)
-            found = of_record(past, intervals_of(connection, topics.endpoints.name, past.timeline.cluster), flow)
+            with reading_within(max(0.0, deadline - time.monotonic()), MAX_BYTES):
+                past = load_past(connection, topics, flow.cluster, nanoseconds(flow.timestamp), EVERYWHERE)
+                intervals = intervals_of(connection, topics.endpoints.name, past.timeline.cluster)
+            found = of_record(past, intervals, flow)
         except ReadError as error:
-            answer["why"] = f"What policies said then is not known: {error}"
+            hint = ": weir explain has no such limit" if isinstance(error, ReadingLimitError) else ""
+            answer["why"] = f"What policies said then is not known: {error}{hint}"
             return answer
         answer["lines"] = [[depth, style, text] for depth, style, text in past_lines(found)]
         answer["then"] = found.then.verdict

@@ -99,8 +99,8 @@ def _work(role: RunningRole) -> None:
     role.needs = Needs(reads=frozenset(read), writes=frozenset(), groups=frozenset(reader_group(name) for name in read))
     gate = TokenGate(flows_reviewer(), max_kept=_KEPT_ANSWERS) if settings.web_auth == "kubernetes" else None
 
-    def count_skipped(reason: str) -> None:
-        metrics.skipped.labels(reason).inc()
+    def count_skipped(reason: str, count: int) -> None:
+        metrics.skipped.labels(reason).inc(count)
 
     feed = FlowFeed(lambda: TopicReader(settings.connection(), topics.flows.name), count_skipped)
     past = PastQuestions(settings, settings.connection)

@@ -22,6 +22,8 @@ SHOWN: Final = 12
 """Records that a view is sent at once, at most."""
 MAX_UNDECIDED: Final = 500
 """Records that wait for the API server to say whether they may be shown."""
+MAX_UNDECIDED_BYTES: Final = 1 << 20
+"""Bytes of them, as they are on the topic."""
 _URGENT: Final = frozenset({"deny", "audit"})
 _VERDICTS: Final = frozenset({"allow", "deny", "audit"})
 
@@ -64,7 +66,8 @@ class Watcher:
         self._choice, self._viewer, self._put = choice, viewer, put
         self._chance = chance or random.Random()  # noqa: S311 - it chooses what is shown, and keeps no secret
         self._keys = LastKeys()
-        self._undecided: list[Flow] = []
+        self._undecided: list[tuple[Flow, int]] = []
+        self._undecided_bytes = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -79,13 +82,14 @@ class Watcher:
     def offer(self, flow: Flow, value: bytes) -> None:
         """Take a record of the topic."""
         if flow.logged and self._choice.match(flow, value) and not self._keys.is_repeat(flow.id):
-            self._decide(flow)
+            self._decide(flow, len(value))
 
-    def _decide(self, flow: Flow) -> None:
+    def _decide(self, flow: Flow, size: int) -> None:
         may_see = sees(self._viewer, flow)
         if may_see is None:
-            if len(self._undecided) < MAX_UNDECIDED:
-                self._undecided.append(flow)
+            if len(self._undecided) < MAX_UNDECIDED and self._undecided_bytes + size <= MAX_UNDECIDED_BYTES:
+                self._undecided.append((flow, size))
+                self._undecided_bytes += size
             else:
                 self._withheld += 1
         elif may_see:
@@ -96,9 +100,9 @@ class Watcher:
 
     def send(self, at: float) -> bool:
         """Send what has come since the last call. Return False if the view takes no more."""
-        undecided, self._undecided = self._undecided, []
-        for flow in undecided:
-            self._decide(flow)
+        undecided, self._undecided, self._undecided_bytes = self._undecided, [], 0
+        for flow, size in undecided:
+            self._decide(flow, size)
         flows = self._urgent.flows + self._others.flows[: SHOWN - len(self._urgent.flows)]
         flows.sort(key=lambda flow: flow.timestamp)
         interval = Interval(at, self._counts, flows, self._withheld)

@@ -9,8 +9,12 @@ import pytest
 from click.testing import CliRunner, Result
 from confluent_kafka import Producer
 
+from enrich.history.stand_ins import EVERYWHERE
+from streams.cli.explain_past import intervals_of
 from streams.cli.main import command
-from tests.enrich.history.journals import at, gap, refused
+from streams.cli.past import load_past
+from streams.kafka.reading_limit import ReadingLimitError, reading_within
+from tests.enrich.history.journals import CLUSTER, at, gap, refused
 from tests.kafka.shop import CHANGED, CLOSED, JOURNAL, record, write_shop
 from tests.kafka.site import Site
 
@@ -38,6 +42,18 @@ def test_policies_are_asked_as_of_then_and_the_changes_since_are_named(site: Sit
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert (found["then"]["verdict"], found["changes"], found["today"]["verdict"]) == ("allow", [], "allow")
+
+
+def test_what_reads_the_past_for_others_reads_so_much_only(site: Site) -> None:
+    """The page asks for many people, in the memory of one process."""
+    names = write_shop(site)
+    with reading_within(60, 100), pytest.raises(ReadingLimitError, match="from Kafka"):
+        load_past(site.connection, names, CLUSTER, at(500), EVERYWHERE)
+    with reading_within(60, 100), pytest.raises(ReadingLimitError, match="from Kafka"):
+        intervals_of(site.connection, names.endpoints.name, CLUSTER)
+    with reading_within(60, 1 << 20):
+        load_past(site.connection, names, CLUSTER, at(500), EVERYWHERE)
+        assert len(intervals_of(site.connection, names.endpoints.name, CLUSTER)) == 2
 
 
 def test_in_a_gap_and_before_the_journal_it_cannot_say(site: Site) -> None:

@@ -28,6 +28,7 @@ let running = null;
 let paused = [];
 let isPaused = false;
 let seen = [];
+let behind = { at: 0, skipped: 0 };
 
 byId("zone").textContent = isUtc ? "Time (UTC)" : `Time (${zoneName})`;
 byId("pause").addEventListener("click", pause);
@@ -57,6 +58,7 @@ function tell() {
   if (isPaused) parts.push(`Paused: ${number.format(paused.length)} new records wait.`);
   if (all > shown) parts.push(`Sampled: about ${number.format(Math.round(shown / 5))} of ${number.format(Math.round(all / 5))} records a second are shown, denies first. The rates above count all.`);
   if (withheld) parts.push(`${number.format(withheld)} records were left out, because the API server did not say in time whether you may see them.`);
+  if (now - behind.at < 60_000) parts.push(`At ${clockOf(behind.at / 1000)}, ${number.format(behind.skipped)} records were left out, in the rates, too: they came faster than the page's server takes them.`);
   byId("notice").textContent = parts.join(" ");
 }
 
@@ -94,6 +96,10 @@ function take(name, data) {
     byId("kafka").hidden = !data.away_since;
     if (data.away_since) byId("kafka").textContent = `Kafka has not answered since ${clockOf(data.away_since)}: ${plain(data.why)}. What was read until then stays; new records appear when it answers again.`;
     state(data.away_since ? "bad" : "good", data.away_since ? "Kafka away" : "Live");
+  }
+  if (name === "behind") {
+    behind = { at: Date.now(), skipped: data.skipped };
+    tell();
   }
   if (name === "cut" && data.why) byId("notice").textContent = `${plain(data.why)} The view was cut and begins again.`;
 }

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
+import pytest
 
 from streams.kafka.connection import ReadError
 from streams.kafka.records import Record
@@ -67,6 +68,29 @@ class Topic:
         return ()
 
 
+class BusyTopic(Topic):
+    """A topic that gets records faster than they are read; ``end`` is the offset of the next one."""
+
+    def __init__(self, end: int) -> None:
+        super().__init__()
+        self.at, self.end = 0, end
+        self.starts: list[int] = []
+
+    def bounds(self) -> dict[int, tuple[int, int]]:
+        return {0: (0, self.end)}
+
+    def start(self, offsets: Mapping[int, int]) -> None:
+        self.at = offsets[0]
+        self.starts.append(self.at)
+
+    def take(self, most: int, wait_s: float) -> list[Record]:
+        threading.Event().wait(0.01)
+        if self.at >= self.end:
+            return []
+        self.at += 1
+        return [Record(0, self.at - 1, b"", msgspec.json.encode(make_flow(self.at)), 0)]
+
+
 class View:
     """A view, and what it was sent."""
 
@@ -91,7 +115,7 @@ class View:
 def test_each_view_has_what_fits_it_and_rubbish_stops_nothing() -> None:
     topic = Topic()
     skipped: list[str] = []
-    feed = FlowFeed(topic.open, skipped.append)
+    feed = FlowFeed(topic.open, lambda reason, _count: skipped.append(reason))
     feed.start()
     everything, denies = View(feed), View(feed, verdicts=["deny"])
     for value in (b"", b"rubbish", b'{"a":' * 9000, b"x" * 70_000, msgspec.json.encode(make_flow(1))):
@@ -138,7 +162,7 @@ def test_a_view_that_takes_no_more_is_forgotten() -> None:
 def test_a_record_without_an_address_does_not_end_the_view_of_a_network() -> None:
     topic = Topic()
     skipped: list[str] = []
-    feed = FlowFeed(topic.open, skipped.append)
+    feed = FlowFeed(topic.open, lambda reason, _count: skipped.append(reason))
     feed.start()
     view = View(feed, networks=["10.0.0.0/8"])
     hostile = make_flow(1)
@@ -181,7 +205,7 @@ def test_a_reader_that_could_not_begin_is_opened_again() -> None:
 
 def test_a_mistake_in_sending_ends_no_view() -> None:
     topic = Topic()
-    feed = FlowFeed(topic.open, lambda _reason: None)
+    feed = FlowFeed(topic.open)
     view = View(feed)
     mistakes = iter([RuntimeError("a mistake")])
     put = view.put
@@ -202,10 +226,31 @@ def test_a_mistake_in_sending_ends_no_view() -> None:
 def test_while_nobody_looks_nothing_is_known_of_kafka() -> None:
     topic = Topic()
     topic.away = True
-    feed = FlowFeed(topic.open, lambda _reason: None)
+    feed = FlowFeed(topic.open)
     feed.start()
     view = View(feed)
     until(lambda: feed.problem() is not None)
     feed.leave(view.watcher)
     until(lambda: feed.problem() is None)
+    feed.stop()
+
+
+def test_what_comes_faster_than_it_is_taken_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.web.feed._COMPARE_S", 0.05)
+    topic = BusyTopic(100)
+    skipped: dict[str, int] = {}
+    feed = FlowFeed(topic.open, skipped.__setitem__)
+    feed.start()
+    view = View(feed)
+    until(lambda: topic.starts == [100])
+    topic.end = 3000  # so few do not matter
+    until(lambda: topic.at > 120)
+    assert skipped == {}
+    topic.end = 50_000
+    until(lambda: topic.starts == [100, 50_000])
+    until(lambda: any(name == "behind" for name, _ in view.sent))
+    (told,) = [data["skipped"] for name, data in view.sent if name == "behind"]
+    assert told == skipped["behind"] > 40_000
+    topic.end += 1
+    until(lambda: "r1-50001" in view.ids())
     feed.stop()

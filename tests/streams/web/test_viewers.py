@@ -12,7 +12,7 @@ from enrich.runtime.token_gate import ALLOWED, FORBIDDEN, UNAUTHENTICATED, UNKNO
 from streams.observing.choice import Choice
 from streams.observing.filters import Filters
 from streams.web.viewers import Everybody, TokenViewer, sees, sees_both
-from streams.web.watcher import MAX_UNDECIDED, Watcher
+from streams.web.watcher import MAX_UNDECIDED, MAX_UNDECIDED_BYTES, Watcher
 from tests.streams.web.records import make_flow
 from tests.waiting import until
 
@@ -115,6 +115,20 @@ def test_records_wait_for_the_answer_and_are_withheld_beyond_a_bound() -> None:
     viewer.rights["shop"] = True
     watcher.send(1.0)
     assert (sent[1]["counts"], sent[1]["withheld"]) == ({"allow": MAX_UNDECIDED}, 0)
+
+
+def test_records_that_wait_for_the_answer_are_bounded_in_bytes() -> None:
+    sent: list[bytes] = []
+
+    def put(message: bytes) -> bool:
+        sent.append(message)
+        return True
+
+    watcher = Watcher(Choice(Filters()), Rights(), put)
+    for number in range(3):
+        watcher.offer(make_flow(number), b" " * (MAX_UNDECIDED_BYTES // 2))
+    watcher.send(0.0)
+    assert msgspec.json.decode(sent[0].split(b"data: ", 1)[1])["withheld"] == 1
 
 
 def test_a_token_has_the_rights_that_the_gate_says() -> None:

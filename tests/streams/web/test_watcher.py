@@ -10,7 +10,7 @@ import msgspec
 
 from streams.observing.choice import Choice
 from streams.observing.filters import Filters
-from streams.web.outbox import MAX_WAITING, Outbox
+from streams.web.outbox import MAX_BYTES, MAX_WAITING, Outbox
 from streams.web.viewers import Everybody
 from streams.web.watcher import SHOWN, Watcher
 from tests.streams.web.records import make_end, make_flow
@@ -77,6 +77,21 @@ def test_a_slow_browser_is_cut_and_keeps_nothing() -> None:
         assert not outbox.put(b"x")
         assert await outbox.take(0.01) is None
         assert outbox.ended == "slow"
+
+    asyncio.run(run())
+
+
+def test_what_waits_for_a_browser_is_bounded_in_bytes() -> None:
+    async def run() -> None:
+        outbox = Outbox(asyncio.get_running_loop())
+        assert outbox.put(b"x" * (MAX_BYTES + 1))
+        assert not outbox.put(b"x")
+        outbox = Outbox(asyncio.get_running_loop())
+        assert outbox.put(b"x" * MAX_BYTES)
+        assert await outbox.take(5) == b"x" * MAX_BYTES
+        assert outbox.put(b"x" * MAX_BYTES)
+        assert not outbox.put(b"x")
+        assert await outbox.take(0.01) is None
 
     asyncio.run(run())
 
