@@ -7,6 +7,7 @@ again, so the next start truncates the file to its last whole line.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import shutil
@@ -150,6 +151,9 @@ class FileSink:
     def _open(self) -> tuple[BinaryIO, int]:
         # Somebody may have removed the folder with the file.
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Opening a pipe that nobody reads would block for ever, and with it every other sink of the file of routes.
+        if self._path.exists() and not self._path.is_file():
+            raise OSError(errno.EINVAL, "it is not a regular file")
         # Unbuffered: a failed write must not leave bytes in a buffer that a later write would flush.
         file = self._path.open("ab", buffering=0)
         size = _whole_lines(self._path)

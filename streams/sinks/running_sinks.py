@@ -10,14 +10,18 @@ Theory of operation. :meth:`RunningSinks.apply` takes the sinks of the new file 
    share the partitions of their topic.
 
 A sink whose content is the same is not touched: its destination sees no pause, and its group does not rebalance.
+
+A write may never return, such as one to a file system whose server is gone. If a sink that is to stop does not end
+within a minute, the role ends, and is restarted with the new file: its other sinks would otherwise wait for this one.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -30,6 +34,8 @@ from streams.sinks.sink import Sink
 
 log = structlog.get_logger("kubeweir.streams")
 
+_STOP_S: Final = 60.0
+"""A request to a destination, and the last calls of Kafka's client, take less."""
 OnAssigned = Callable[[Sequence[int]], None]
 """Called with the partitions that a sink's consumer reads from now on."""
 
@@ -84,6 +90,7 @@ class RunningSinks:
         :meth:`streams.kafka.dead_letters.DeadLetters.send`."""
         self._open_reader, self._send_dead_letter, self._metrics = open_reader, send_dead_letter, metrics
         self._running: dict[str, _RunningSink] = {}
+        self._hanging: StopServiceError | None = None
 
     def apply(self, definitions: Iterable[SinkDefinition]) -> None:
         """Run exactly these sinks. Raises StopServiceError if one cannot be made; then nothing has changed."""
@@ -94,10 +101,16 @@ class RunningSinks:
             if name in expected and sink.definition.content == expected[name].content
         }
         made = _make_all([definition for name, definition in expected.items() if name not in kept])
-        for name, sink in self._running.items():
-            if name not in kept:
-                sink.stop()
-                log.info("sink stopped", sink=name)
+        stopped = [sink for name, sink in self._running.items() if name not in kept]
+        hanging = _stop_all(stopped)
+        if hanging:
+            for _, one in made:
+                one.sink.close()
+            text = f"the sinks {', '.join(hanging)} do not end: their destinations have not returned from a write"
+            self._hanging = StopServiceError(f"{text}; restarting, to run the others", Exit.UNEXPECTED)
+            return
+        for sink in stopped:
+            log.info("sink stopped", sink=sink.definition.name)
         self._running = {**kept, **{definition.name: self._start(definition, sink) for definition, sink in made}}
 
     def problem(self) -> str | None:
@@ -105,15 +118,17 @@ class RunningSinks:
         return "; ".join(problem for sink in self._running.values() if (problem := sink.problem())) or None
 
     def check(self) -> None:
-        """Raise StopServiceError if a sink has ended with a permanent error."""
+        """Raise StopServiceError if a sink has ended with a permanent error, or does not end."""
+        if self._hanging is not None:
+            raise self._hanging
         for sink in self._running.values():
             if sink.failed is not None:
                 raise sink.failed
 
     def stop(self) -> None:
         """Stop all sinks. Records that are not committed are read again at the next start."""
-        for sink in self._running.values():
-            sink.stop()
+        if self._hanging is None:
+            _stop_all(self._running.values())
 
     def _start(self, definition: SinkDefinition, made: MadeSink) -> _RunningSink:
         stop = threading.Event()
@@ -145,6 +160,14 @@ def _make_all(definitions: Sequence[SinkDefinition]) -> list[tuple[SinkDefinitio
     return made
 
 
+def _stop_all(sinks: Iterable[_RunningSink]) -> list[str]:
+    """Stop some sinks; return the names of those that do not end."""
+    stopped, deadline = list(sinks), time.monotonic() + _STOP_S
+    for sink in stopped:
+        sink.begin_to_stop()
+    return [sink.definition.name for sink in stopped if not sink.has_ended(max(0.0, deadline - time.monotonic()))]
+
+
 class _RunningSink:
     """A sink at work on its thread."""
 
@@ -160,9 +183,13 @@ class _RunningSink:
         problem = self._pump.problem()
         return f"{self.definition.name}: {problem}" if problem else None
 
-    def stop(self) -> None:
+    def begin_to_stop(self) -> None:
         self._stop.set()
-        self._thread.join()
+
+    def has_ended(self, wait_s: float) -> bool:
+        """Return whether its thread ends within a time."""
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:

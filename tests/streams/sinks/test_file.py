@@ -135,6 +135,29 @@ def test_an_impossible_path_is_reported_with_its_setting(tmp_path: Path) -> None
         FileSink(tmp_path / "file" / "a.log", 100, 1)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a pipe"])
+def test_what_is_not_a_file_is_refused_and_blocks_nothing(kind: str, tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    path = {"pipe": pipe, "device": Path("/dev/null"), "link to a pipe": link}[kind]
+    with pytest.raises(StopServiceError, match="cannot be written: it is not a regular file"):
+        FileSink(path, 100, 1)
+
+
+def test_a_file_that_became_a_pipe_is_retried(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    sink = FileSink(path, 100, 1)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(SinkError, match="not a regular file"):
+        sink.write(values(0, 1))
+    path.unlink()
+    sink.write(values(0, 1))
+    assert path.read_bytes().splitlines() == values(0, 1)
+    sink.close()
+
+
 def test_it_rotates_by_age_of_the_first_record_and_compresses_rotated_files(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     old, young = b'{"timestamp":"2026-01-01T00:00:00.000000000Z"}', b'{"timestamp":"2999-01-01T00:00:00.000000000Z"}'

@@ -16,6 +16,7 @@ from streams.kafka.records import Record
 from streams.metrics.roles import SinkMetrics
 from streams.settings import Settings
 from streams.sinks.running_sinks import MadeSink, OnAssigned, RunningSinks, SinkDefinition
+from tests.waiting import until
 
 Event = tuple[str, str]
 T = TypeVar("T")
@@ -55,11 +56,16 @@ class QuietReader:
         self.is_writing = False
         self._journal, self._group = journal, group
         self.raises: Exception | None = None
+        self.hangs: threading.Event | None = None
+        self.hanging = False
 
     def take(self, _most: int, _wait_s: float) -> list[Record]:
         threading.Event().wait(0.001)
         if self.raises:
             raise self.raises
+        if self.hangs:
+            self.hanging = True
+            self.hangs.wait()
         return []
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
@@ -175,3 +181,22 @@ def wait_for(check: Callable[[], None]) -> None:
     for _ in range(5000):
         check()
         threading.Event().wait(0.001)
+
+
+def test_a_sink_that_never_returns_from_a_write_ends_the_role_instead_of_keeping_the_others_waiting(
+    journal: Journal, running: RunningSinks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.sinks.running_sinks._STOP_S", 0.1)
+    running.apply([journal.definition("a"), journal.definition("b")])
+    may_return = threading.Event()
+    journal.readers[0].hangs = may_return
+    until(lambda: journal.readers[0].hanging)
+    journal.take_events()
+    running.apply([journal.definition("b"), journal.definition("c")])
+    with pytest.raises(StopServiceError, match="the sinks a do not end") as caught:
+        running.check()
+    assert caught.value.code == Exit.UNEXPECTED
+    assert journal.take_events() == [("made", "c"), ("closed", "c")]
+    running.stop()
+    may_return.set()
+    until(lambda: ("left", "group.a") in journal.events)
