@@ -28,6 +28,7 @@ test: setup ## check everything: format, lint, types, import contracts, all test
 	@deploy/local/collector --in-background
 	@deploy/local/binaries --in-background cluster
 	@deploy/local/binaries --in-background hubble
+	@deploy/local/binaries --in-background helm
 	@$(PY) -m tests --lint
 
 test-cluster: setup ## run only the tests on a real cluster of two nodes; CNI, PROXY as for cluster; needs Go
@@ -90,7 +91,7 @@ pictures: setup ## take pictures of the page in Chromium, light and dark, wide a
 	@KUBEWEIR_PICTURES=$(CURDIR)/build/pictures $(PY) -m pytest -q tests/kafka/test_page.py -k screens
 	@ls $(CURDIR)/build/pictures/*.png
 
-docs: ## generate the pages and files that come from the code: docs/settings.md, metrics.md, kafka-acls.md, deploy/kafka
+docs: ## generate what comes from the code: docs/settings.md, metrics.md, kafka-acls.md, helm-values.md, deploy/kafka, files of the chart
 	@$(PY) -m tests.docs.generate
 
 clean: ## remove the virtual environment and the caches of tools; the cache of downloads and builds stays

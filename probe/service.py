@@ -269,7 +269,7 @@ def _owner(settings: Settings, stack: contextlib.ExitStack) -> Ownership | None:
     """Start to watch the DaemonSet whose deletion ends enforcement, if the settings name one."""
     if not settings.daemonset:
         return None
-    owner = Ownership(settings.daemonset, _connected())
+    owner = Ownership(settings.daemonset, _connected(), needs_confirmation=settings.prune_guard)
     owner.start()
     stack.callback(owner.stop)
     return owner

@@ -28,6 +28,9 @@ class Settings(MetricsSettings):
     daemonset: str = setting("WEIR_DAEMONSET", "")
     """DaemonSet that runs this probe, as namespace/name: when it is deleted, enforcement ends. If unset, only
     `weir-probe detach` ends it."""
+    prune_guard: bool = setting("WEIR_PRUNE_GUARD", default=False)
+    """Whether the deletion of that DaemonSet ends enforcement only if its annotation kubeweir.io/detach was `confirmed`
+    before. It guards against a deletion by accident, such as a GitOps prune."""
     startup_taint: str = setting("WEIR_STARTUP_TAINT", "")
     """Key of a taint that is taken off this node once policy is installed, such as kubeweir.io/not-ready. It needs the
     right to get and patch nodes."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Metric, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
@@ -17,6 +17,7 @@ from enrich.runtime.listening import MAX_PORT, split_address
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.secure_port import Guard
 from enrich.runtime.token_gate import FORBIDDEN, UNAUTHENTICATED, UNKNOWN
+from enrich.runtime.version import version_text
 
 _REFUSED: Final = {
     UNAUTHENTICATED: b"a valid bearer token is needed (WEIR_METRICS_AUTH)\n",
@@ -86,6 +87,15 @@ def closed_connections(registry: CollectorRegistry) -> Counter:
     return counter
 
 
+def build_info(registry: CollectorRegistry) -> Gauge:
+    """Make the metric that says which version runs."""
+    gauge = Gauge(
+        "kubeweir_build_info", "1, with the version of the process as a label", ["version"], registry=registry
+    )
+    gauge.labels(version_text()).set(1)
+    return gauge
+
+
 class HealthServer:
     """Serves the port on a thread, and adds to the registry the metrics that every process has."""
 
@@ -115,6 +125,7 @@ class HealthServer:
         self._notes, self._details = notes, details
         registry.register(ReadyCollector(self._ready))
         ProcessCollector(registry=registry)
+        build_info(registry)
         closed = closed_connections(registry)
         try:
             self._port = HttpPort(

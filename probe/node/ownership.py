@@ -4,6 +4,10 @@ The DaemonSet is watched, because its deletion is often followed by that of the 
 no longer answers requests, but an open watch still delivers the deletion. When the probe stops, it requests the
 DaemonSet once more. Enforcement stays in place if the DaemonSet exists, if another of the same name was created, or if
 the API server does not answer.
+
+With WEIR_PRUNE_GUARD the deletion alone is not enough, because a GitOps tool deletes what it no longer finds in Git.
+The DaemonSet must have had the annotation kubeweir.io/detach=confirmed before. If the probe has not seen it,
+enforcement stays in place, and `weir-probe detach` ends it.
 """
 
 from __future__ import annotations
@@ -23,18 +27,25 @@ log = structlog.get_logger("kubeweir.probe")
 _WATCH_S: Final = 300
 _RETRY_S: Final = 5.0
 _TIMEOUT_S: Final = 5.0
+CONFIRMATION: Final = ("kubeweir.io/detach", "confirmed")
+"""The annotation, and its value, by which a person says that the deletion is on purpose."""
 _ERRORS: Final = (AnswerError, urllib3.exceptions.HTTPError, OSError, orjson.JSONDecodeError)
 
 
 class Ownership:
     """Watches one DaemonSet on a thread."""
 
-    def __init__(self, daemonset: str, client: Client) -> None:
-        """``daemonset`` is namespace/name; ``client`` is connected."""
+    def __init__(self, daemonset: str, client: Client, *, needs_confirmation: bool = False) -> None:
+        """``daemonset`` is namespace/name; ``client`` is connected.
+
+        With ``needs_confirmation``, only the deletion of a DaemonSet that has :data:`CONFIRMATION` ends enforcement.
+        """
         self._namespace, _, self._name = daemonset.partition("/")
-        self._client = client
+        self._client, self._needs_confirmation = client, needs_confirmation
         self.seen_deleted = False
         """Whether the newest event of the watch was the deletion."""
+        self.seen_confirmed = False
+        """Whether the DaemonSet, as it was last seen, has the annotation that confirms its deletion."""
         self._response: Any = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ownership", daemon=True)
@@ -53,6 +64,20 @@ class Ownership:
         self._thread.start()
 
     def is_over(self) -> bool:
+        """Return whether the DaemonSet is deleted, and that is confirmed if it must be."""
+        if not self._is_gone():
+            return False
+        if self._needs_confirmation and not self.seen_confirmed:
+            log.warning(
+                "our DaemonSet was deleted, but enforcement stays in place, because WEIR_PRUNE_GUARD is set and the "
+                "DaemonSet did not have the annotation that confirms it; to end enforcement, apply "
+                "deploy/kubernetes/detach",
+                daemonset=f"{self._namespace}/{self._name}", annotation="=".join(CONFIRMATION),
+            )  # fmt: skip
+            return False
+        return True
+
+    def _is_gone(self) -> bool:
         """Return whether the DaemonSet or its namespace is deleted, or being deleted.
 
         If the API server does not answer, the newest event of the watch decides.
@@ -79,12 +104,19 @@ class Ownership:
     def _is_deleted(self, path: str) -> bool:
         try:
             with self._client.get(path, {}, "application/json", _TIMEOUT_S) as response:
-                meta: dict[str, Any] = orjson.loads(response.read())["metadata"]
-                return "deletionTimestamp" in meta
+                found: dict[str, Any] = orjson.loads(response.read())
+                if found["kind"] == "DaemonSet":
+                    self._look(found)
+                return "deletionTimestamp" in found["metadata"]
         except AnswerError as error:
             if error.status == 404:
                 return True
             raise
+
+    def _look(self, daemonset: dict[str, Any]) -> None:
+        """Remember whether the deletion of this DaemonSet would be on purpose."""
+        name, value = CONFIRMATION
+        self.seen_confirmed = (daemonset["metadata"].get("annotations") or {}).get(name) == value
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -108,11 +140,13 @@ class Ownership:
             try:
                 for line in _lines(response):
                     event = orjson.loads(line)
+                    if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
+                        self._look(event["object"])
                     if event["type"] in ("ADDED", "MODIFIED"):
                         self.seen_deleted = "deletionTimestamp" in event["object"]["metadata"]
                     elif event["type"] == "DELETED":
                         self.seen_deleted = True
-                        log.info("our DaemonSet was deleted; enforcement ends with this process")
+                        log.info("our DaemonSet was deleted", confirmed=self.seen_confirmed)
             finally:
                 self._response = None
 

@@ -36,11 +36,24 @@ def way(api: ApiServer) -> Iterator[Way]:
 @pytest.fixture
 def owner(api: ApiServer, way: Way) -> Iterator[Ownership]:
     """Of a DaemonSet that is there, and that it has seen."""
+    with watching(api, way) as made:
+        yield made
+
+
+@pytest.fixture
+def guarded(api: ApiServer, way: Way) -> Iterator[Ownership]:
+    """The same with WEIR_PRUNE_GUARD."""
+    with watching(api, way, needs_confirmation=True) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def watching(api: ApiServer, way: Way, *, needs_confirmation: bool = False) -> Iterator[Ownership]:
     create(api)
     config = str(api.kubeconfig("admin", way.port))
     client = Client(lambda: kubernetes.config.new_client_from_config(config))
     client.connect()
-    made = Ownership("default/weir-probe", client)
+    made = Ownership("default/weir-probe", client, needs_confirmation=needs_confirmation)
     made.start()
     until(lambda: made.watching)
     yield made
@@ -95,3 +108,35 @@ def test_one_made_anew_under_the_same_name_keeps_enforcement(api: ApiServer, own
     create(api)
     assert not owner.is_over()
     until(lambda: not owner.seen_deleted)
+
+
+def test_with_the_guard_a_deletion_alone_keeps_enforcement(api: ApiServer, guarded: Ownership) -> None:
+    delete(api)
+    until(lambda: guarded.seen_deleted)
+    assert not guarded.is_over()
+
+
+def test_with_the_guard_a_deletion_that_was_confirmed_ends_enforcement(api: ApiServer, guarded: Ownership) -> None:
+    api.patch(f"{DAEMONSETS}/weir-probe", {"metadata": {"annotations": {"kubeweir.io/detach": "confirmed"}}})
+    assert not guarded.is_over()
+    delete(api)
+    until(lambda: guarded.seen_deleted)
+    assert guarded.is_over()
+
+
+def test_with_the_guard_a_confirmation_can_be_withdrawn(api: ApiServer, guarded: Ownership) -> None:
+    for value in ("confirmed", None):
+        api.patch(f"{DAEMONSETS}/weir-probe", {"metadata": {"annotations": {"kubeweir.io/detach": value}}})
+    delete(api)
+    until(lambda: guarded.seen_deleted)
+    assert not guarded.is_over()
+
+
+def test_with_the_guard_a_deletion_that_waits_for_its_pods_can_be_confirmed(
+    api: ApiServer, way: Way, guarded: Ownership
+) -> None:
+    way.hang()  # the watch says no more: the answer to the question decides
+    delete(api, "Foreground")
+    assert not guarded.is_over()
+    api.patch(f"{DAEMONSETS}/weir-probe", {"metadata": {"annotations": {"kubeweir.io/detach": "confirmed"}}})
+    assert guarded.is_over()

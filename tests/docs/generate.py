@@ -1,6 +1,6 @@
 """Makes the pages that are generated: ``docs/settings.md`` from the settings classes, ``docs/metrics.md`` from the
-registries, ``docs/kafka-acls.md`` and ``deploy/kafka`` from the list of rights. ``python -m tests.docs.generate``
-(``make docs``) writes them; ``--check`` says which are not current.
+registries, ``docs/kafka-acls.md`` and ``deploy/kafka`` from the list of rights, and what the Helm chart takes from
+elsewhere. ``python -m tests.docs.generate`` (``make docs``) writes them; ``--check`` says which are not current.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import streams.settings
 from enrich.runtime.certificates import CertificateCollector
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.credentials import CredentialCollector
-from enrich.runtime.health import Readiness, ReadyCollector, closed_connections
+from enrich.runtime.health import Readiness, ReadyCollector, build_info, closed_connections
 from enrich.runtime.settings import described
 from enrich.runtime.watching import SourceCollector
 from probe.cni.metrics import CniCollector
@@ -43,7 +43,7 @@ from streams.metrics.progress import (
 )
 from streams.metrics.roles import AlertMetrics, EnrichMetrics, SinkMetrics
 from streams.metrics.web import WebMetrics
-from tests.docs import kafka_rights
+from tests.docs import chart, kafka_rights
 from tests.docs.pages import ROOT
 from tests.docs.worry import KERNEL_EVENTS, WORRY
 from tests.kafka.hubble_flows import FLAGS
@@ -184,6 +184,7 @@ def _common() -> Iterator[Family]:
     yield from _of(CertificateCollector(dict))
     yield from _of(CredentialCollector(KafkaSettings()))
     yield from _of(closed_connections(CollectorRegistry()))
+    yield from _of(build_info(CollectorRegistry()))
     yield from _of(ProcessCollector(registry=CollectorRegistry()))
 
 
@@ -296,6 +297,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "deploy/kafka/topics.yaml": kafka_rights.topics_manifest,
     "deploy/kafka/users.yaml": kafka_rights.users_manifest,
     "deploy/kafka/acls.sh": kafka_rights.acl_script,
+    **chart.files(settings_variables()),
 }
 """Path to what makes the page or file."""
 

@@ -17,6 +17,8 @@ def test_the_image_and_the_manifests_have_the_projects_version() -> None:
         ("deploy/image/Dockerfile", r"ARG VERSION=(\S+)"),
         ("deploy/kubernetes/kustomization.yaml", r"newTag: (\S+)"),
         ("deploy/kubernetes/detach/kustomization.yaml", r"newTag: (\S+)"),
+        ("deploy/helm/kubeweir/Chart.yaml", r"(?m)^version: (\S+)"),
+        ("deploy/helm/kubeweir/Chart.yaml", r"(?m)^appVersion: (\S+)"),
     ):
         assert re.findall(pattern, (ROOT / name).read_text()) == [VERSION], name
 

@@ -15,6 +15,7 @@ WORRY: Final[dict[str, str]] = {
         "keep the earlier ones."
     ),
     "kubeweir_ready": "0 for 5 minutes (WeirNotReady): `/readyz` says why in words.",
+    "kubeweir_build_info": "More than one version for longer than an upgrade takes: a roll-out hangs.",
     "kubeweir_health_closed_connections_total": (
         "Rises steadily: somebody holds connections to the metrics port, or a scraper is slow. Firewall the port."
     ),
