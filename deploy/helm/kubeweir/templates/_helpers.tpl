@@ -75,10 +75,11 @@ kustomize.toolkit.fluxcd.io/prune: disabled
 
 {{/*
 The name of a ConfigMap with a hash of its data, as kustomize makes it: a changed setting changes the pods' templates, and a
-cluster that is taken over from kustomize keeps its pods. Takes the name and the data.
+cluster that is taken over from kustomize keeps its pods. Takes the name and the data. kustomize does not find the name that
+it wants to hash, too, and takes an empty one.
 */}}
 {{- define "kubeweir.hashed" -}}
-{{- $hash := dict "kind" "ConfigMap" "name" .name "data" .data | toJson | sha256sum | trunc 10 -}}
+{{- $hash := dict "kind" "ConfigMap" "name" "" "data" .data | toJson | sha256sum | trunc 10 -}}
 {{- $hash = $hash | replace "0" "g" | replace "1" "h" | replace "3" "k" | replace "a" "m" | replace "e" "t" -}}
 {{ .name }}-{{ $hash }}
 {{- end -}}
