@@ -108,12 +108,22 @@ def test_what_detaches_is_the_same(kubectl: Path, helm: Path) -> None:
         ("image.digest=sha256:12", "digest"),
         ("kafka.protocol=tls", "protocol"),
         ("streams.replicas=two", "replicas"),
+        ("kafka.secret=x: {y", "secret"),
     ],
 )
 def test_wrong_values_are_refused(values: str, message: str, helm: Path) -> None:
     done = run_helm(helm, "template", "kubeweir", CHART, "--set", values)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+def test_a_large_number_in_a_file_of_values_stays_a_number(helm: Path, tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text("settings: {WEIR_CONNECTIONS: 4000000, WEIR_ENDS: true, WEIR_DENY_WINDOW: 2.5}\n")
+    [made] = [one for (_, _, name), one in template(helm, "-f", file).items() if name.startswith("kubeweir-settings-")]
+    assert {name: made["data"][name] for name in ("WEIR_CONNECTIONS", "WEIR_ENDS", "WEIR_DENY_WINDOW")} == {
+        "WEIR_CONNECTIONS": "4000000", "WEIR_ENDS": "true", "WEIR_DENY_WINDOW": "2.5",
+    }  # fmt: skip
 
 
 def test_the_chart_passes_helms_own_check(helm: Path) -> None:

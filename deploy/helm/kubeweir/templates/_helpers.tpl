@@ -32,6 +32,15 @@ argocd.argoproj.io/sync-options: Prune=false,Delete=false
 kustomize.toolkit.fluxcd.io/prune: disabled
 {{- end -}}
 
+{{/* A value as text. Helm reads each number of a file as a float, and would write 1000000 as 1e+06. */}}
+{{- define "kubeweir.plain" -}}
+{{- if and (kindIs "float64" .) (eq . (floor .)) -}}
+{{ int64 . }}
+{{- else -}}
+{{ . }}
+{{- end -}}
+{{- end -}}
+
 {{/* What both services read from their environment, as a JSON object of strings. */}}
 {{- define "kubeweir.settings" -}}
 {{- $values := .Values -}}
@@ -39,7 +48,7 @@ kustomize.toolkit.fluxcd.io/prune: disabled
 {{- $found := dict
   "WEIR_KAFKA" $kafka.servers
   "WEIR_KAFKA_PROTOCOL" $kafka.protocol
-  "WEIR_PARTITIONS" (toString $kafka.partitions)
+  "WEIR_PARTITIONS" (include "kubeweir.plain" $kafka.partitions)
   "WEIR_LOG_FORMAT" "json"
   "WEIR_ALERTMANAGER" (join "," $values.alertmanagers)
   "WEIR_CNI" (ternary "on" "off" $values.cni.enabled) -}}
@@ -68,7 +77,7 @@ kustomize.toolkit.fluxcd.io/prune: disabled
 {{- $_ := set $found "WEIR_METRICS_KEY" "/etc/kubeweir/metrics-tls/tls.key" -}}
 {{- end -}}
 {{- range $name, $value := $values.settings -}}
-{{- $_ := set $found $name (toString $value) -}}
+{{- $_ := set $found $name (include "kubeweir.plain" $value) -}}
 {{- end -}}
 {{- toJson $found -}}
 {{- end -}}
