@@ -61,15 +61,19 @@ class Answers:
         if kind.lower() != "bearer" or not token.strip() or len(token) > _MAX_TOKEN:
             raise RefusedError(401, "A token is needed. Make one: kubectl create token SERVICEACCOUNT")
         viewer: Viewer = TokenViewer(self._gate, token.strip(), self._cluster)
-        deadline = asyncio.get_running_loop().time() + _TOKEN_S
-        # The gate's threads ask, and have nobody to call back.
-        while (status := viewer.status()) is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        status = await _known(viewer.status)
         if status == ALLOWED:
             return viewer
         if status == UNAUTHENTICATED:
             raise RefusedError(401, "The API server does not know this token, or it has expired.")
         raise RefusedError(503, "The API server cannot be asked who you are: try again.")
+
+    async def decided(self, ask: Callable[[], bool | None]) -> bool:
+        """Return the answer to a question about rights. Raises RefusedError if there is none in time."""
+        answer = await _known(ask)
+        if answer is None:
+            raise RefusedError(503, "The API server cannot be asked what you may see: try again.")
+        return answer
 
     async def ask(self, question: Callable[[], T]) -> T:
         """Ask on a thread. Raises RefusedError if too many others wait, and what the question raises."""
@@ -99,6 +103,15 @@ class Answers:
         status, field, text = _refusal(error)
         self._metrics.refused.labels(str(status)).inc()
         return Response(orjson.dumps({"error": text, "field": field}), status, media_type="application/json")
+
+
+async def _known(ask: Callable[[], T | None]) -> T | None:
+    """Return an answer of the API server, None if there is none in time."""
+    deadline = asyncio.get_running_loop().time() + _TOKEN_S
+    # The gate's threads ask, and have nobody to call back.
+    while (answer := ask()) is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    return answer
 
 
 def _refusal(error: Exception) -> tuple[int, str, str]:

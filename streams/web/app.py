@@ -16,6 +16,7 @@ from enrich.runtime.token_gate import TokenGate
 from streams.metrics.web import WebMetrics
 from streams.web.answers import Answers
 from streams.web.feed import FlowFeed
+from streams.web.health import Health
 from streams.web.live import Live
 from streams.web.past import IN_WINDOW, PastQuestions
 from streams.web.views import documents
@@ -32,12 +33,14 @@ class Page:
         """``gate``: None lets everybody see everything."""
         self._answers, self._feed = Answers(metrics, gate, cluster), feed
         self._live = Live(self._answers, feed, past, metrics)
+        health = Health(self._answers, cluster)
         self.app = Starlette(
             routes=[
                 *(Route(path, _document(text)) for path, text in documents().items()),
                 Route("/healthz", _healthz),
                 self._answers.route("/api/session", self._session),
                 *self._live.routes,
+                *health.routes,
                 Mount("/static", StaticFiles(directory=STATIC)),
             ]
         )

@@ -28,6 +28,7 @@ class View:
 
 VIEWS: Final[Sequence[View]] = (
     View("live", "/", "Live", "Verdicts as they arrive", ("vendor/uplot/uPlot.min.css", "style.css")),
+    View("health", "/health", "Health", "Whether everything is in the log, and every pod under policy"),
 )
 """In the order of their tabs."""
 PATHS: Final = frozenset(view.path for view in VIEWS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import re
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,6 +20,9 @@ from playwright.sync_api import Browser, Page, expect
 
 from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_interval
 from enrich.wire.flow import NamedPolicy
+from enrich.wire.tally import KernelTally, NodeState, Tally
+from streams.cli.custody_sums import Finished, TallyRecord
+from streams.kafka.topics import prepare_topics
 from tests.enrich.history.journals import CLUSTER, at
 from tests.kafka.browsing import PATIENCE_MS, Tab
 from tests.kafka.pasts import write_past
@@ -255,6 +259,65 @@ def test_it_fits_screens_and_schemes(pages: Pages, scheme: str, width: int) -> N
     expect(page.locator("#detail .explained")).not_to_have_attribute("aria-busy", "true")
     assert tab.violations() == []
     tab.picture(f"record-{scheme}-{width}")
+    close(tab)
+
+
+def write_tallies(pages: Pages) -> None:
+    """Write what two nodes decided: on n1 all is in the log, and on n2 a gap, and a pod without its policy."""
+    names = pages.topics
+    made = [names.status, names.dead, names.checkpoints, names.raw]
+    assert prepare_topics(pages.site.connection, made, 0, threading.Event())
+    kernel = KernelTally(decided=(100, 100), written=100, waiting=0, ring=(100, 100), verdicts=100)
+    state = NodeState(version="1.2.3", watch={"Pod": 7.0}, capacity={"policies": (10, 1000)})
+    ill = msgspec.structs.replace(
+        state, unenforced={f"shop/{HOSTILE}": HOSTILE}, unenforced_pods=1, capacity={"policies": (990, 1000)}
+    )
+    for node, arrived, of_node in (("n1", 100, state), ("n2", 93, ill)):
+        counts = {"read": arrived, "enriched": arrived, "written": arrived, "unlogged": 0, "dead": 0, "refused": 0}
+        one = TallyRecord(
+            type="tally", cluster=CLUSTER, node=node, ring=f"ring-{node}", next=100, worker="w1", version="1.2.3",
+            finished=Finished(begin=0, **counts, missing={"gap": 100 - arrived} if arrived < 100 else {}),
+            tally=Tally(at=time.time_ns(), every=600, kernel=kernel, state=of_node),
+        )  # fmt: skip
+        pages.producer.produce(names.status.name, msgspec.json.encode(one), node.encode())
+    assert pages.producer.flush(60) == 0
+
+
+def test_health_says_what_needs_somebody_and_what_to_do(pages: Pages) -> None:
+    """Before workers have run there is no topic to ask, and it says so."""
+    tab = pages.open("health")
+    page = tab.page
+    expect(page.locator("#kafka")).to_contain_text("there is no topic")
+    tab.errors.clear()
+    write_tallies(pages)
+    page.goto(f"{pages.url}health?since=15m")
+    expect(page.locator(".verdict")).to_contain_text("Not all is accounted for")
+    todo = page.locator(".findings")
+    expect(todo).to_contain_text("7 verdicts did not arrive")
+    expect(todo).to_contain_text("weir dead list")
+    expect(todo).to_contain_text("990 of 1,000 entries")
+    expect(todo).to_contain_text("Pods whose policy is not enforced: 1")
+    expect(todo).to_contain_text("<script>window.hacked=1</script>")
+    expect(todo.locator("li").filter(has_text="n1")).to_have_count(0)
+    cells = page.get_by_role("row").filter(has_text="n2").get_by_role("cell")
+    expect(cells.nth(4)).to_have_text("7")
+    assert page.evaluate("() => window.hacked") is None
+    assert page.evaluate("() => document.querySelectorAll('#report img, #report script').length") == 0
+    assert tab.violations() == []
+    tab.picture("health-light-1360")
+    page.get_by_role("link", name="Live").click()
+    arrive(page)
+    page.go_back()
+    expect(page.get_by_label("Time")).to_have_value("15m")
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 390, "height": 860})
+    expect(page.locator(".verdict")).to_be_visible()
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    assert tab.violations() == []
+    tab.picture("health-dark-390")
+    page.goto(f"{pages.url}health?since=1y")
+    expect(page.locator("#kafka")).to_contain_text("since must be one of")
+    tab.errors.clear()
     close(tab)
 
 

@@ -1,0 +1,82 @@
+"""Answers the requests of the view Health: what `weir status` says, for those who may see the whole cluster.
+
+The command runs in a process of its own, which is ended when its time is over, and its answer is kept for a moment, so
+that many people who look cost as much as one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+from starlette.requests import Request
+from starlette.routing import Route
+
+from streams.cli.mcp.runs import run
+from streams.web.answers import Answers, RefusedError
+from streams.web.viewers import EVERYWHERE
+
+WINDOWS: Final = ("15m", "1h", "6h", "24h")
+"""The times that may be asked about: each has an answer that is kept."""
+_KEPT_S: Final = 5.0
+_TIMEOUT_S: Final = 30.0
+_MAX_BYTES: Final = 16 << 20
+Json = dict[str, Any]
+
+
+class Health:
+    """The view Health."""
+
+    def __init__(self, answers: Answers, cluster: str) -> None:
+        """``cluster``: the only one that is shown; empty: all."""
+        self._answers, self._cluster = answers, cluster
+        self._asking = asyncio.Lock()
+        self._kept: dict[str, tuple[float, Json]] = {}
+        self.routes: Sequence[Route] = (answers.route("/api/health", self._health),)
+
+    async def _health(self, request: Request) -> object:
+        viewer = await self._answers.viewer(request)
+        # What every node did is nobody's namespace.
+        if not await self._answers.decided(lambda: viewer.may_see(EVERYWHERE)):
+            raise RefusedError(
+                403,
+                "Health is about the whole cluster. It takes the verb get on flows.kubeweir.io in all namespaces: "
+                "kubectl create clusterrolebinding NAME --clusterrole=kubeweir-flows-viewer --serviceaccount=NS:NAME",
+            )
+        since = request.query_params.get("since", "1h")
+        if since not in WINDOWS:
+            raise RefusedError(400, f"since must be one of {', '.join(WINDOWS)}", "since")
+        return await self._status(since)
+
+    async def _status(self, since: str) -> Json:
+        """Return the status of a window, at most some seconds old. Raises RefusedError."""
+        clock = asyncio.get_running_loop().time
+        async with self._asking:
+            made_at, found = self._kept.get(since, (-_KEPT_S, {}))
+            if clock() - made_at >= _KEPT_S:
+                found = await self._ask(since)
+                self._kept[since] = clock(), found
+            return found
+
+    async def _ask(self, since: str) -> Json:
+        text = bytearray()
+
+        def take(piece: bytes) -> bool:
+            text.extend(piece)
+            return len(text) <= _MAX_BYTES
+
+        cluster = ("--cluster", self._cluster) if self._cluster else ()
+        words = ("status", "-o", "json", "--since", since, *cluster)
+        ended = await run(words, os.environ, b"", _TIMEOUT_S, take)
+        if ended.is_late:
+            raise RefusedError(503, f"weir status takes longer than {_TIMEOUT_S:.0f} s: choose a shorter time.")
+        if len(text) > _MAX_BYTES:
+            raise RefusedError(503, f"weir status says more than {_MAX_BYTES >> 20} MiB: run it in a terminal.")
+        try:
+            found = orjson.loads(bytes(text))
+        except orjson.JSONDecodeError:
+            raise RefusedError(503, " ".join(ended.lines) or "weir status has said nothing.") from None
+        return found if isinstance(found, dict) else {}

@@ -1,0 +1,59 @@
+"""Health is about the whole cluster: a right for one namespace does not show it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+
+from enrich.runtime.token_gate import ALLOWED, FORBIDDEN, TokenGate
+from streams.cli.mcp.runs import Ended
+from streams.metrics.web import WebMetrics
+from streams.web import health
+from streams.web.answers import Answers, RefusedError
+from streams.web.health import Health
+from tests.waiting import until
+
+
+def ask(gate: TokenGate | None, monkeypatch: pytest.MonkeyPatch, query: bytes = b"") -> tuple[Any, list[Any]]:
+    """Return the answer, and the commands that were run for it."""
+    commands: list[Any] = []
+
+    async def run(words: Any, _env: Any, _stdin: bytes, _seconds: float, take: Any) -> Ended:
+        commands.append(words)
+        take(b'{"nodes": []}')
+        return Ended(0, is_late=False, lines=[])
+
+    monkeypatch.setattr(health, "run", run)
+    request = Request({"type": "http", "headers": [(b"authorization", b"Bearer t")], "query_string": query})
+
+    async def look() -> Any:
+        view = Health(Answers(WebMetrics(CollectorRegistry()), gate, "c1"), "c1")
+        return await view._health(request), await view._health(request)
+
+    return asyncio.run(look()), commands
+
+
+def test_who_may_see_one_namespace_does_not_see_health(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = TokenGate(lambda _, namespace: ALLOWED if namespace == "shop" else FORBIDDEN)
+    until(lambda: gate.look("t", "") == FORBIDDEN)
+    with pytest.raises(RefusedError, match="in all namespaces") as caught:
+        ask(gate, monkeypatch)
+    assert caught.value.status == 403
+
+
+def test_an_answer_is_kept_for_those_who_look_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = TokenGate(lambda _, namespace: FORBIDDEN if namespace else ALLOWED)
+    until(lambda: gate.look("t", "") == ALLOWED)
+    answers, commands = ask(gate, monkeypatch)
+    assert answers == ({"nodes": []}, {"nodes": []})
+    assert commands == [("status", "-o", "json", "--since", "1h", "--cluster", "c1")]
+
+
+def test_only_some_times_can_be_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RefusedError, match="must be one of") as caught:
+        ask(None, monkeypatch, b"since=9y")
+    assert (caught.value.status, caught.value.field) == (400, "since")
