@@ -17,6 +17,7 @@ from typing import Final
 from tests.custody.account import Account
 from tests.custody.desk import Desk, logged_ns
 from tests.custody.epochs import epoch_differences
+from tests.custody.evidence import Evidence
 from tests.custody.ground import LASTING, Ground
 from tests.custody.outcome import read_flows, read_policies, status_problems
 from tests.custody.report import Report
@@ -39,6 +40,14 @@ _REMOVED: Final = "the generation before was read to its end"
 """What a probe logs before it moves the first interface to its own generation, and after the last one."""
 _SIZES: Final[tuple[dict[str, str], ...]] = ({}, {"WEIR_CONNECTIONS": "131072"})
 """Sizes of the table of connections. A probe with another one than the last takes over from another generation."""
+
+
+def judge(evidence: Evidence) -> Report:
+    """Make the account of a run."""
+    report = Account(evidence.script, evidence.packets, evidence.records).report()
+    report.epochs = len(evidence.policies)
+    report.differences += epoch_differences(evidence.script, evidence.policies)
+    return report
 
 
 @dataclass(frozen=True)
@@ -218,9 +227,10 @@ class Run:
         batches = self.ground.broker.batches(f"{self.ground.site.prefix}.verdicts.raw")
         records, policies = read_flows(self.ground.site, batches), read_policies(self.ground.site, batches)
         self.say(f"{time.monotonic() - self._started:6.1f} s {self._counts()}; comparing with {len(records)} records")
-        report = Account(self.ground.script, captures.packets, records).report()
-        report.epochs = len(policies)
-        report.differences += epoch_differences(self.ground.script, policies) + status_problems(self.ground.site)
+        evidence = Evidence(self.ground.script, captures.packets, records, policies)
+        evidence.save(self.ground.folder / "evidence.pickle")  # before the account, which may fail
+        report = judge(evidence)
+        report.differences += status_problems(self.ground.site)
         if any(codes) or captures.dropped:
             report.differences.append(f"the probes ended with {codes}; {captures.dropped} packets were not captured")
         if report.differences:
