@@ -5,11 +5,13 @@ from __future__ import annotations
 import enum
 import ipaddress
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import msgspec
 
+from enrich.history.epochs import Versions
 from enrich.history.judging import JUDGED
 from enrich.history.record_pods import Choice
 from enrich.history.stand_ins import UnsayableError
@@ -51,6 +53,8 @@ class Judged(NamedTuple):
     """It ends before this."""
     text: str = ""
     """Why it disagrees, or cannot be judged."""
+    is_nodes: bool = False
+    """Whether it depends on what the record's node had in force just then, so that each record must be judged alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +64,31 @@ class Stretches:
     segments: list[Segment]
     bounds: list[int]
 
-    def segment_at(self, at_ns: int) -> Segment | None:
-        """Return the segment that a time is in; None if nothing is known of it."""
+    def near(self, at_ns: int, since_ns: int, until_ns: int) -> list[Segment]:
+        """Return the segments of a time span, that of ``at_ns`` first: what agrees with it is not late."""
+        found = (one for one in self.segments if one.since_ns <= until_ns and since_ns < one.until_ns)
+        return sorted(found, key=lambda one: not one.since_ns <= at_ns < one.until_ns)
+
+    def fitting(
+        self, at_ns: int, fits: Callable[[Segment], bool], before_ns: int, after_ns: int
+    ) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """Return the segment of a time, and the part of it in which each segment from ``before_ns`` before a moment to
+        ``after_ns`` after it fits; the part may be empty. None if the segment itself does not fit."""
         place = bisect_right(self.segments, at_ns, key=lambda one: one.since_ns) - 1
-        return self.segments[place] if place >= 0 and at_ns < self.segments[place].until_ns else None
+        if place < 0 or at_ns >= self.segments[place].until_ns or not fits(self.segments[place]):
+            return None
+        whole = since, until = self.segments[place][:2]
+        for one in reversed(self.segments[:place]):
+            if one.until_ns + before_ns <= since:
+                break
+            if not fits(one):
+                since = one.until_ns + before_ns
+        for one in self.segments[place + 1 :]:
+            if one.since_ns - after_ns >= until:
+                break
+            if not fits(one):
+                until = one.since_ns - after_ns
+        return whole, (since, until)
 
 
 @dataclass(eq=False, slots=True)
@@ -88,6 +113,8 @@ class Question:
     """By the place of a time among the bounds of the stretches."""
     fitting: dict[int, tuple[list[bool], Decision]] = field(default_factory=dict)
     """By the begin of a segment: which of the possible pods it would have decided about as recorded."""
+    narrowed: dict[tuple[int | None, frozenset[Versions]], tuple[Outcome, str] | None] = field(default_factory=dict)
+    """As ``answers``, also by what the node may have had in force; None: that does not tell more."""
 
 
 def connection_of(flow: Flow) -> tuple[Protocol | None, str, str]:

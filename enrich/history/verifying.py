@@ -9,7 +9,8 @@ THEORY OF OPERATION
    the kernel. So a record agrees if the policies of *any* moment from ``delay_ns`` before it to half as long after it
    decide what was recorded. If those of its own moment do not, it agrees *late*, and is counted apart. An example: a
    policy is deleted at 10:00:00, and a denial by it is recorded at 10:00:02. It agrees late. One of 10:05:00
-   disagrees.
+   disagrees. Where the node has said since when and until when it had which versions (:mod:`enrich.history.epochs`),
+   only those moments count that had the same policies about the subject.
 3. Verdict, reason and policies are compared. A record may name fewer policies than decide: NetworkLogging leaves those
    out that are not to be logged. A rule's index is not in a record.
 4. What policies do not decide, such as a forged source address, is not judged, and counted by its reason. An allowed
@@ -28,12 +29,14 @@ a span of time (:class:`Judged`).
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Final, NamedTuple
 
 from enrich.history.alike import Alike
 from enrich.history.comparing import BEFORE_NS
 from enrich.history.distinctions import Distinctions, Distinguished
+from enrich.history.epochs import Epochs, Narrowing
 from enrich.history.judging import DENY, JUDGED
 from enrich.history.moments import moment
 from enrich.history.record_pods import Choice, RecordPods
@@ -70,14 +73,25 @@ class Verifier:
     """Judges the records of one cluster and one window of time."""
 
     def __init__(
-        self, timeline: Timeline, pods: RecordPods, window: tuple[int, int], delay_ns: int = BEFORE_NS
-    ) -> None:
+        self, timeline: Timeline, pods: RecordPods, window: tuple[int, int], delay_ns: int = BEFORE_NS,
+        epochs: Callable[[], Epochs] | None = None,
+    ) -> None:  # fmt: skip
+        """``epochs`` reads what nodes have said. It is only called for a record of which that decides."""
+        self._read_epochs, self._narrowing = epochs or Epochs, Narrowing()
+        self._epochs = Epochs() if epochs is None else None
         self._timeline, self._pods, self._window = timeline, pods, window
         self.delay_ns, self.after_ns = delay_ns, delay_ns // 2
         self._node_ips = frozenset(ip for node in timeline.all_nodes() for ip in node.all_ips)
         self._stretches: dict[Scope, Stretches] = {}
         self._questions: dict[object, Question] = {}
         self._distinguished: dict[str, _Apart] = {}
+
+    @property
+    def epochs(self) -> Epochs:
+        """What the nodes have said."""
+        if self._epochs is None:
+            self._epochs = self._read_epochs()
+        return self._epochs
 
     def forget(self) -> None:
         """Forget all questions, and what was kept of the records that they are about. Records may name any namespace,
@@ -86,16 +100,18 @@ class Verifier:
         self._stretches.clear()
         self._distinguished.clear()
         self._pods.forget()
+        self._narrowing.forget()
 
     def judge(self, flow: Flow, at_ns: int, last_ns: int = 0) -> Judged:
         """Return whether the policies of a record's time decide what was recorded; see :meth:`answer`."""
-        return self.answer(self.question(flow), at_ns, last_ns)
+        return self.answer(self.question(flow), at_ns, last_ns, flow.id.rpartition("-")[0])
 
-    def answer(self, question: Question, at_ns: int, last_ns: int = 0) -> Judged:
+    def answer(self, question: Question, at_ns: int, last_ns: int = 0, ring: str = "") -> Judged:
         """Return whether the policies of a time decide what was recorded then.
 
         ``at_ns``: the time of the first packet that a record counts; ``last_ns``: that of the last one. If the two are
-        far apart, policies may have changed in between, and the span of the answer is this moment alone."""
+        far apart, policies may have changed in between, and the span of the answer is this moment alone. ``ring``: that
+        of the record; empty to ask about the records of all nodes."""
         if question.said is not None:
             return question.said
         since, until = 0, FOREVER_NS
@@ -106,20 +122,26 @@ class Verifier:
             if other := held[0].other or held[1].other:
                 return Judged(Outcome.CANNOT_SAY, since, until, other)
         if last_ns - at_ns > self.after_ns:
-            outcome, text = self._outcome(question, at_ns, last_ns)
+            near = self._near(question, at_ns, last_ns)
+            outcome, text = self._outcome(question, near, at_ns, last_ns)
+            if ring and self._is_nodes(question, near, outcome):
+                outcome, text = self._of_node(question, near, at_ns, last_ns, ring) or (outcome, text)
             return Judged(outcome, at_ns, at_ns + 1, text)
-        segment = question.stretches.segment_at(at_ns)
-        if segment is not None and all(self._fitting(question, segment)[0]):
-            # What happens near it does not matter.
-            return Judged(Outcome.AGREES, max(since, segment.since_ns), min(until, segment.until_ns))
+        if (agreeing := self._agreeing(question, at_ns)) is not None:
+            return Judged(Outcome.AGREES, max(since, agreeing[0]), min(until, agreeing[1]))
         bounds = question.stretches.bounds
         place = bisect_right(bounds, at_ns)
-        found = question.answers.get(place)
-        if found is None:
-            found = question.answers[place] = self._outcome(question, at_ns, at_ns)
         since = max(since, bounds[place - 1]) if place else since
         until = min(until, bounds[place]) if place < len(bounds) else until
-        return Judged(found[0], since, until, found[1])
+        near = self._near(question, at_ns, at_ns)
+        found = question.answers.get(place)
+        if found is None:
+            found = question.answers[place] = self._outcome(question, near, at_ns, at_ns)
+        if not self._is_nodes(question, near, found[0]):
+            return Judged(found[0], since, until, found[1])
+        if ring:
+            found = self._of_node(question, near, at_ns, max(at_ns, last_ns), ring, place) or found
+        return Judged(found[0], since, until, found[1], is_nodes=True)
 
     # --- what is asked
 
@@ -190,12 +212,27 @@ class Verifier:
             found = self._stretches[scope] = Stretches(segments, sorted(bounds))
         return found
 
-    def _outcome(self, question: Question, at_ns: int, last_ns: int) -> tuple[Outcome, str]:
-        since, until = max(0, at_ns - self.delay_ns), last_ns + self.after_ns
-        near = [one for one in question.stretches.segments if one.since_ns <= until and since < one.until_ns]
+    def _agreeing(self, question: Question, at_ns: int) -> tuple[int, int] | None:
+        """Return a span around a time in which records surely agree with their own moment; None if there is none."""
+        found = question.stretches.fitting(
+            at_ns, lambda one: all(self._fitting(question, one)[0]), self.delay_ns, self.after_ns
+        )
+        if found is None:
+            return None
+        whole, sure = found
+        is_sure = sure[0] <= at_ns < sure[1]
+        if is_sure and (self._epochs is None or self._epochs):
+            return sure
+        # Without what nodes say, it does not matter what happens near it.
+        return None if self.epochs else whole
+
+    def _near(self, question: Question, at_ns: int, last_ns: int) -> list[Segment]:
+        """Return the segments that may have been in force in a time."""
+        return question.stretches.near(at_ns, max(0, at_ns - self.delay_ns), last_ns + self.after_ns)
+
+    def _outcome(self, question: Question, near: Sequence[Segment], at_ns: int, last_ns: int) -> tuple[Outcome, str]:
         doubt, first = "", None
-        # The record's own moment first: what agrees with it is not late.
-        for segment in sorted(near, key=lambda one: not one.since_ns <= at_ns < one.until_ns):
+        for segment in near:
             agreeing, decision = self._fitting(question, segment)
             if all(agreeing):
                 own = segment.since_ns <= at_ns < segment.until_ns
@@ -203,10 +240,43 @@ class Verifier:
             if any(agreeing):
                 doubt = "it depends on which labels or named ports its pods had"
             first = first or decision
-        why = doubt or self._unknown(question, since, until)
+        why = doubt or self._unknown(question, max(0, at_ns - self.delay_ns), last_ns + self.after_ns)
         if why or first is None:
             return Outcome.CANNOT_SAY, why or "nothing is known of its time"
         return Outcome.DISAGREES, f"the policies of its time: {in_words(first)}"
+
+    # --- what the record's node had in force
+
+    def _is_nodes(self, question: Question, near: Sequence[Segment], outcome: Outcome) -> bool:
+        """Return whether it depends on what the node had in force whether a record agrees."""
+        return (
+            outcome in (Outcome.AGREES, Outcome.LATE)
+            and not all(all(self._fitting(question, one)[0]) for one in near)
+            and bool(self.epochs)
+        )
+
+    def _of_node(
+        self, question: Question, near: Sequence[Segment], at_ns: int, last_ns: int, ring: str, place: int | None = None
+    ) -> tuple[Outcome, str] | None:
+        """Return what becomes of a record by the policies that its node had in force; None if it is not known which.
+
+        ``place``: as in :attr:`Question.answers`."""
+        chosen = self.epochs.at(ring, at_ns, last_ns)
+        if chosen is None:
+            return None
+        key = place, chosen
+        if place is not None and key in question.narrowed:
+            return question.narrowed[key]
+        possible = self._narrowing.possible(near, [one.pod for one in question.subjects], chosen)
+        outcome: tuple[Outcome, str] | None = None
+        if possible is not None:
+            outcome = self._outcome(question, possible, at_ns, last_ns)
+            if outcome[0] is Outcome.DISAGREES:
+                text = outcome[1].removeprefix("the policies of its time")
+                outcome = Outcome.DISAGREES, f"the policies that its node had in force{text}"
+        if place is not None:
+            question.narrowed[key] = outcome
+        return outcome
 
     @staticmethod
     def _fitting(question: Question, segment: Segment) -> tuple[list[bool], Decision]:

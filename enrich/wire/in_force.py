@@ -13,18 +13,22 @@ So epochs 52 and 53 stand for the first two versions: 53 has changed something e
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from enrich.wire.bounds import Count, Kind, NamespaceOrNone, ObjectName, Uid
+from enrich.wire.bounds import Cluster, Count, Kind, NamespaceOrNone, Node, ObjectName, RingId, Uid
 
 MAX_POLICIES: Final = 1000
 """Policies in one record."""
 MAX_WAITING: Final = 16
 """Records in one tally."""
 _VERSION_BYTES: Final = 8
+
+
+_Version = Annotated[str, Meta(max_length=16, pattern=r"\A([0-9a-f]{16})?\Z")]
+_Time = Annotated[str, Meta(max_length=40)]
 
 
 class PolicyVersion(msgspec.Struct, frozen=True, array_like=True):
@@ -34,7 +38,7 @@ class PolicyVersion(msgspec.Struct, frozen=True, array_like=True):
     namespace: NamespaceOrNone
     name: ObjectName
     uid: Uid
-    version: Annotated[str, Meta(max_length=16, pattern=r"\A([0-9a-f]{16})?\Z")]
+    version: _Version
     """What :func:`version_of` makes of its state; empty if the state does not fit the form of the journal."""
 
 
@@ -52,6 +56,38 @@ class PoliciesInForce(msgspec.Struct, frozen=True, kw_only=True):
     """Sorted."""
     left_out: Count = 0
     """How many policies of the node are not listed, because there was no room for them."""
+
+
+class ListedPolicy(msgspec.Struct, frozen=True):
+    """The same as a record of the status topic has it."""
+
+    kind: Kind
+    namespace: NamespaceOrNone
+    name: ObjectName
+    uid: Uid
+    version: _Version
+
+    def as_version(self) -> PolicyVersion:
+        """Return what the probe said."""
+        return PolicyVersion(self.kind, self.namespace, self.name, self.uid, self.version)
+
+
+class InForceRecord(msgspec.Struct, frozen=True):
+    """A record of the status topic of type ``policies``; see ``streams/schemas/status.schema.json``."""
+
+    type: Literal["policies"]
+    cluster: Cluster
+    node: Node
+    ring: RingId
+    change: Count
+    epoch: Count
+    policies: Annotated[tuple[ListedPolicy, ...], Meta(max_length=MAX_POLICIES)]
+    left_out: Count
+    in_force: tuple[_Time, _Time] | None = None
+
+
+decode_in_force = msgspec.json.Decoder(InForceRecord).decode
+"""Decode a record of the status topic. Raises msgspec.DecodeError for any other than of policies in force."""
 
 
 def version_of(state: bytes | msgspec.Raw) -> str:

@@ -83,7 +83,7 @@ def verify(
         whole = window_of(request)
         past, found = judge_shares(request, split(whole, processes or _worth(whole.records)))
         sums = found.sums
-        notes = [*past.notes, *found.notes, *_notes(past, found, window)]
+        notes = list(dict.fromkeys([*past.notes, *found.notes, *_notes(past, found, window)]))
         if output == "json":
             click.echo(json.dumps(as_json(sums, window, notes)))
         else:

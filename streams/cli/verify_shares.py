@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Final, NamedTuple
 
+from enrich.history.epochs import Epochs
 from enrich.history.moments import moment
 from enrich.history.record_pods import RecordPods
 from enrich.history.stand_ins import EVERYWHERE
@@ -27,6 +28,7 @@ from enrich.wire.topics import Topics
 from streams.cli.explain_past import intervals_of
 from streams.cli.past import Past, load_past
 from streams.cli.terminal import progress_removed, show_progress
+from streams.cli.verify_epochs import read_epochs
 from streams.cli.verifying import Account, Sums
 from streams.kafka.connection import Connection, ReadError
 from streams.kafka.ranges import RunReader, read_runs
@@ -119,14 +121,22 @@ def load(request: Request) -> Past:
 
 def judge(request: Request, share: Share, past: Past, progress: Callable[[int], None]) -> Judgement:
     """Judge the records of a share. ``progress`` gets their number, every second. Raises ReadError."""
-    verifier = Verifier(past.timeline, _pods(request, past), request.window, request.delay_ns)
+    notes: list[str] = []
+
+    def epochs() -> Epochs:
+        since_ns = request.window[0] - request.delay_ns
+        return read_epochs(request.connection, request.topics.status.name, past.timeline.cluster, since_ns, notes)
+
+    verifier = Verifier(past.timeline, _pods(request, past), request.window, request.delay_ns, epochs)
     account = Account(verifier, past.timeline.cluster, request.window, request.namespaces)
     reader = TopicReader(request.connection, request.topics.flows.name, fetch_bytes=_FETCH_BYTES)
     try:
         reader.narrow(share.ends)
-        return account_for(reader, request, share, account, progress)
+        found = account_for(reader, request, share, account, progress)
     finally:
         reader.close()
+    found.notes += notes
+    return found
 
 
 def _pods(request: Request, past: Past) -> RecordPods:

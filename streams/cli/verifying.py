@@ -111,7 +111,7 @@ class _Span:
     def __init__(self, since: bytes, until: bytes, judged: Judged | None) -> None:
         self.since, self.until, self.judged = since, until, judged
         self.records = 0
-        self.noted = judged is not None and judged.outcome is Outcome.DISAGREES
+        self.noted = judged is not None and (judged.is_nodes or judged.outcome is Outcome.DISAGREES)
         """Whether each of its records is noted by itself."""
 
 
@@ -252,7 +252,8 @@ class Account:
             self.sums.add_reason(judged.text, records)
 
     def _note(self, value: bytes, parts: FlowText) -> None:
-        """Note a record that disagrees, unless it counts packets of a longer time, in which policies changed."""
+        """Note a record that is judged by itself: it seems to disagree, unless it counts packets of a longer time, in
+        which policies changed, or it depends on what its node had in force."""
         flow = decode_flow(value)
         try:
             judged = self._verifier.judge(flow, nanoseconds(parts.time), nanoseconds(parts.last_time))

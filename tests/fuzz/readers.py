@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from enrich.history.epochs import Epochs
 from enrich.wire.flow import decode_flow
 from streams.alerts.counting import RecordCounter
 from streams.alerts.deltas import Delta, decode, encode, fingerprint, version_of
@@ -17,6 +18,7 @@ from streams.alerts.policy_changes import PolicyChange
 from streams.cli.columns import read_columns, row_of
 from streams.cli.dead_letters import Redriven, letter_of, why_not
 from streams.cli.table import WIDE, flow_cells
+from streams.cli.verify_epochs import add_statement
 from streams.cli.verifying import Account
 from streams.forms import FORMS
 from streams.hubble.census import Census
@@ -34,7 +36,9 @@ from streams.sinks.feed import is_own_alert, is_own_record
 from streams.sinks.otlp import attributes
 from streams.sinks.sink import RefusedError
 from tests.enrich.history.flows_of_worlds import timestamp
-from tests.enrich.history.test_verifying import BASE, DENIED, PODS, WINDOW, verifier_of
+from tests.enrich.history.journals import CLUSTER, at
+from tests.enrich.history.test_epochs import statement
+from tests.enrich.history.test_verifying import BASE, DENIED, DENY, PODS, WINDOW, verifier_of
 from tests.fuzz.enricher import FRESH, TOPICS
 from tests.fuzz.reader import Reader
 from tests.streams.alerts.makers import T0, flow, loss, rule, stamp
@@ -97,9 +101,12 @@ class Flows(Reader):
 
 
 class Status(Reader):
-    """The count loop: a status record is counted, or refused by ValueError."""
+    """The count loop: a status record is counted, or refused by ValueError. What nodes say of policies is kept."""
 
-    good = (orjson.dumps(loss()), orjson.dumps({**loss(), "type": "heartbeat", "next": 5}))
+    good = (
+        orjson.dumps(loss()), orjson.dumps({**loss(), "type": "heartbeat", "next": 5}),
+        *(msgspec.json.encode(statement(change, [DENY], switched)) for change, switched in ((1, None), (2, 20.0))),
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._census = Census()
@@ -109,6 +116,10 @@ class Status(Reader):
         self._census.add_status(value, 1e9)
         lost = new_loss(Record(0, 0, b"", value, 1), "")
         assert lost is None or lost.SerializeToString()
+        epochs = Epochs()
+        for written_ms in (5, 6):
+            add_statement(epochs, CLUSTER, value, written_ms)
+        assert epochs.at("ring", at(0), at(5)) is None, "one node's word has no end"
         try:
             self._counter.count_status(value)
         except ValueError:

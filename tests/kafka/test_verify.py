@@ -11,8 +11,10 @@ from click.testing import CliRunner, Result
 from confluent_kafka import Producer
 
 from enrich.wire.batch import Reason, Verdict
+from enrich.wire.in_force import PoliciesInForce, PolicyVersion, version_of
+from enrich.wire.tally import KernelTally, Tally
 from streams.cli.main import command
-from tests.kafka.batches import PODS, make_batch, mapped
+from tests.kafka.batches import PODS, make_batch, make_header, mapped
 from tests.kafka.site import Site, until
 from tests.kafka.test_journal import Folder
 
@@ -58,6 +60,20 @@ class Past(Folder):
         self.site.send(make_batch(self._sent, 1, **{**rows, **fields}))
         self._sent += 1
 
+    def state(self, change: int, switched_ns: int, port: int | None) -> None:
+        """Send what the node says: that the version with this port, or no policy, applies since a switch."""
+        entries = [one for one in self.entries() if one.name == "web-allow-api" and port is not None]
+        policies = [
+            PolicyVersion(one.kind, one.namespace, one.name, one.uid, version_of(one.object))
+            for one in entries if f'"port":{port}'.encode() in bytes(one.object)
+        ]  # fmt: skip
+        header = make_header(self._sent, 0)
+        at = switched_ns - header.clock
+        made = PoliciesInForce(change=change, epoch=change, switched=(at, at + 1000), policies=tuple(policies[:1]))
+        kernel = KernelTally(decided=(0, 0), written=0, waiting=0, ring=(0, 0), verdicts=0)
+        tally = Tally(at=time.monotonic_ns(), every=10.0, kernel=kernel, in_force=(made,))
+        self.site.send(make_batch(self._sent, 0, {"tally": tally, "clock": header.clock}))
+
     def flows(self) -> list[dict[str, Any]]:
         """Wait for all records, and return them."""
         self.site.flush()
@@ -87,8 +103,10 @@ def test_what_the_roles_wrote_agrees_and_what_is_forged_does_not(site: Site) -> 
     past.send(later, 80, denied=True, reason=Reason.SPOOFED)
     until(lambda: time.time_ns() > later + 2 * DELAY_S * S, "the second version")
     second = past.allow(443)
-    # The node has the second version a second late.
-    past.send(second + S, 80, denied=False)
+    # The node has the second version a little later than the journal.
+    past.send(second + S // 4, 80, denied=False)
+    past.state(1, first, 80)
+    past.state(2, second + S // 2, 443)
     past.send(second + S + 1000, 443, denied=False)
     past.send(second + 2 * DELAY_S * S, 80, denied=True)
     records = past.flows()
@@ -105,19 +123,29 @@ def test_what_the_roles_wrote_agrees_and_what_is_forged_does_not(site: Site) -> 
     producer.produce(f"{site.prefix}.flows", json.dumps(forged | {"isolated_by": []}, separators=(",", ":")).encode())
     assert producer.flush(120) == 0
     past.send(second + 2 * DELAY_S * S, 80, denied=False)
+    # Somebody hides another one by the policy that there was just before: the node says that it had the new one.
+    past.send(second + 7 * S // 4, 80, denied=False)
     past.flows()
     done = verify(site)
     assert done.exit_code == 1, done.output
-    assert "disagrees                 2 records" in done.stdout
+    assert "disagrees                 2 records" in done.stdout, (
+        "it does not know how long the node had the new version"
+    )
+    past.state(3, time.time_ns(), None)
+    past.send(time.time_ns(), 443, denied=True)
+    past.flows()
+    done = verify(site)
+    assert "disagrees                 3 records" in done.stdout
+    assert "the policies that its node had in force: deny, default deny (shop/web-allow-api)" in done.stdout
     assert "shop/web-0 -> shop/db-0  tcp/80  egress  1 records" in done.stdout
     assert "weir explain r1-99" in done.stdout
     assert "the policies of its time: deny, default deny (shop/web-allow-api)" in done.stdout
     two = verify(site, "-o", "json", "--processes", "2")
     one = verify(site, "-o", "json", "--processes", "1")
     assert (two.exit_code, outcomes(two)) == (1, outcomes(one)), two.output
-    assert len(json.loads(two.stdout)["findings"]) == 2
+    assert len(json.loads(two.stdout)["findings"]) == 3
     done = verify(site, "-o", "json", "-n", "data")
-    assert (done.exit_code, json.loads(done.stdout)["others"]) == (3, 10)
+    assert (done.exit_code, json.loads(done.stdout)["others"]) == (3, 12)
 
 
 def test_without_records_or_a_journal_it_cannot_say(site: Site) -> None:

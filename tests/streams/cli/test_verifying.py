@@ -32,9 +32,9 @@ class Counting(Verifier):
 
     asked = 0
 
-    def answer(self, question: Question, at_ns: int, last_ns: int = 0) -> Judged:
+    def answer(self, question: Question, at_ns: int, last_ns: int = 0, ring: str = "") -> Judged:
         self.asked += 1
-        return super().answer(question, at_ns, last_ns)
+        return super().answer(question, at_ns, last_ns, ring)
 
 
 def record(seconds: float, number: int = 1, **facts: Any) -> bytes:
