@@ -157,7 +157,11 @@ class Run:
             if self._over.is_set():
                 return
             # What is sent to an interface that is gone arrives nowhere, and no policy has denied it.
-            until(partial(ground.captures.is_silent, _QUIET_NS, name), f"silence at {name}", _PATIENCE_S)
+            # A server that a busy machine has kept waiting answers late, so silence alone does not prove that nothing
+            # is under way.
+            for _ in range(2):
+                until(partial(ground.captures.is_silent, _QUIET_NS, name), f"silence at {name}", _PATIENCE_S)
+                self._servers.catch_up()
             ground.disconnect(name)
             time.sleep(chance.uniform(0, 0.3))
             ground.delete(name)

@@ -24,6 +24,9 @@ UDP_REFUSING: Final = 9002
 """The UDP port that has no listener."""
 _IDLE_S: Final = 3.0
 """A connection that is silent for so long is ended: its client has gone, and policy has kept that from the server."""
+_PATIENCE_S: Final = 180.0
+_DATAGRAMS: Final = 10_000
+"""So many are answered at once at most: more than a socket has room for."""
 USER_TIMEOUT_MS: Final = 1500
 """For so long TCP sends again what is not acknowledged, so that a connection that policy has cut ends soon."""
 
@@ -40,6 +43,7 @@ class Servers:
         self._selector, self._stop = selectors.DefaultSelector(), threading.Event()
         self._lock = threading.RLock()
         self._hosts: dict[str, list[socket.socket]] = {}
+        self._turned, self._turns = threading.Condition(), 0
         self._connections: dict[socket.socket, tuple[str, str, float]] = {}
         """The host, the client's address and the time of the last message of each connection."""
         self._thread = threading.Thread(target=self._run, name="servers")
@@ -78,6 +82,14 @@ class Servers:
                 if client in addresses:
                     self._end(one)
 
+    def catch_up(self) -> None:
+        """Wait until everything that has arrived by now is answered: on a busy machine that takes seconds."""
+        with self._turned:
+            # The turn that is under way may have looked already.
+            until = self._turns + 2
+            if not self._turned.wait_for(lambda: self._turns >= until, _PATIENCE_S):
+                raise RuntimeError("the servers do not answer any more")
+
     def close(self) -> None:
         """End all servers."""
         if not self._stop.is_set():
@@ -101,6 +113,9 @@ class Servers:
                         # A client has ended it, or TCP has given it up.
                         with contextlib.suppress(OSError):
                             work(key.fileobj, name)
+            with self._turned:
+                self._turns += 1
+                self._turned.notify_all()
 
     def _accept(self, server: socket.socket, name: str) -> None:
         connection, client = server.accept()
@@ -131,9 +146,11 @@ class Servers:
         abort_when_closed(connection)
         self._close(connection)
 
-    def _answer(self, server: socket.socket, _: str) -> None:
-        data, address = server.recvfrom(9000)
-        server.sendto(data, address)
+    def _answer(self, server: socket.socket, name: str) -> None:
+        for _ in range(_DATAGRAMS):
+            data, address = server.recvfrom(9000)
+            with contextlib.suppress(OSError):  # what an ICMP error of an earlier one has left
+                server.sendto(data, address)
 
     def _close(self, one: Any) -> None:
         self._selector.unregister(one)
