@@ -16,7 +16,7 @@ from enrich.wire.address_interval import AddressIntervalError, decode_interval_k
 from enrich.wire.journal import MAX_AHEAD_NS, JournalEntry, unreadable_entry
 from enrich.wire.topics import Topics
 from streams.cli.terminal import listed
-from streams.journal.reading import OFF, read_journal, within_memory
+from streams.journal.reading import MAX_MEMORY, OFF, read_journal, within_memory
 from streams.kafka.connection import Connection, ReadError
 from streams.kafka.reading import TopicReader, read_committed
 from streams.kafka.records import Record
@@ -46,22 +46,25 @@ def load_past(
     cluster: str,
     since_ns: int,
     pod_cidrs: Sequence[Network] = (),
+    max_bytes: int = MAX_MEMORY,
 ) -> Past:
     """Read the journal, early enough for the state as of ``since_ns``.
 
-    ``pod_cidrs``: where the addresses of pods are; empty: where the nodes say so, if no pod proves them wrong. Raises
-    ReadError."""
-    made, notes = load_timeline(connection, topics, cluster, since_ns)
+    ``pod_cidrs``: where the addresses of pods are; empty: where the nodes say so, if no pod proves them wrong;
+    ``max_bytes``: the memory for the journal. Raises ReadError, and JournalSizeError if that is not enough."""
+    made, notes = load_timeline(connection, topics, cluster, since_ns, max_bytes)
     ranges, note = (tuple(pod_cidrs), "") if pod_cidrs else _pod_ranges(connection, topics.endpoints.name, made)
     return Past(made, Known(made.profiles, ranges), notes + ([note] if note else []))
 
 
-def load_timeline(connection: Connection, topics: Topics, cluster: str, since_ns: int) -> tuple[Timeline, list[str]]:
+def load_timeline(
+    connection: Connection, topics: Topics, cluster: str, since_ns: int, max_bytes: int = MAX_MEMORY
+) -> tuple[Timeline, list[str]]:
     """Read the journal, early enough for the state as of ``since_ns``. Return it, and what a reader of the answer must
     know. Raises ReadError."""
     unreadable = _Unreadable()
     entries = read_journal(connection, topics, cluster, since_ns, unreadable.add)
-    made = timeline_of(within_memory(unreadable.placed(entries), topics.journal.name), time.time_ns())
+    made = timeline_of(within_memory(unreadable.placed(entries), topics.journal.name, max_bytes), time.time_ns())
     if made is None:
         raise ReadError(
             f"{topics.journal.name} has nothing{f' of cluster {cluster}' if cluster else ''}: is the role journal of "

@@ -30,6 +30,7 @@ from streams.cli.past import Past, load_past
 from streams.cli.terminal import progress_removed, show_progress
 from streams.cli.verify_epochs import read_epochs
 from streams.cli.verifying import Account, Sums
+from streams.journal.reading import MAX_MEMORY, JournalSizeError
 from streams.kafka.connection import Connection, ReadError
 from streams.kafka.ranges import RunReader, read_runs
 from streams.kafka.reading import TopicReader
@@ -37,7 +38,8 @@ from streams.kafka.reading import TopicReader
 WORTH_A_PROCESS: Final = 200_000
 """Records that take about as long as to start one more process."""
 MAX_PROCESSES: Final = 4
-"""Each takes memory for the journal and up to :data:`streams.cli.verifying.MAX_BYTES`."""
+"""Each takes memory for the journal, all but the first together no more than the first one alone may, and up to
+:data:`streams.cli.verifying.MAX_BYTES`."""
 _FETCH_BYTES: Final = 1 << 20
 _PROGRESS_S: Final = 1.0
 
@@ -78,6 +80,12 @@ class Judgement:
     """Partitions that were not read to their end."""
     notes: list[str] = field(default_factory=list)
 
+    def add(self, other: Judgement) -> None:
+        """Add what was found out about another share."""
+        self.sums.add(other.sums)
+        self.left_early += other.left_early
+        self.notes += other.notes
+
 
 def window_of(request: Request) -> Share:
     """Return all records of the window. Raises ReadError."""
@@ -110,13 +118,16 @@ def judge_shares(request: Request, shares: Sequence[Share]) -> tuple[Past, Judge
     with progress_removed(), _started(request, shares[1:]) as others:
         past = load(request)
         found = judge(request, shares[0], past, lambda own: _show(own + others.read(), total))
-        others.add_to(found, total)
+        left = others.add_to(found, total)
+    for share in left:
+        found.add(judge(request, share, past, lambda own, done=found.sums.read: _show(own + done, total)))  # type: ignore[misc]
     return past, found
 
 
-def load(request: Request) -> Past:
-    """Read what the judging needs to know. Raises ReadError."""
-    return load_past(request.connection, request.topics, request.cluster, request.window[0], EVERYWHERE)
+def load(request: Request, max_bytes: int = MAX_MEMORY) -> Past:
+    """Read what the judging needs to know, with so much memory for the journal. Raises ReadError."""
+    window, topics = request.window, request.topics
+    return load_past(request.connection, topics, request.cluster, window[0], EVERYWHERE, max_bytes)
 
 
 def judge(request: Request, share: Share, past: Past, progress: Callable[[int], None]) -> Judgement:
@@ -178,7 +189,9 @@ def _show(read: int, total: int) -> None:
 class _Others:
     """Other processes, and what they have sent."""
 
-    def __init__(self, pipes: Sequence[Pipe]) -> None:
+    def __init__(self, pipes: Mapping[Pipe, Share]) -> None:
+        self._shares = pipes
+        self._left: list[Share] = []
         self._read: dict[Pipe, int] = dict.fromkeys(pipes, 0)
         self._found: dict[Pipe, Judgement] = {}
 
@@ -187,16 +200,16 @@ class _Others:
         self._hear(0)
         return sum(self._read.values())
 
-    def add_to(self, own: Judgement, total: int) -> None:
-        """Wait until all have judged their shares, and add what they found. Raises ReadError."""
+    def add_to(self, own: Judgement, total: int) -> list[Share]:
+        """Wait until all have judged their shares, and add what they found. Return the shares that are left, because
+        their processes had not enough memory for the journal. Raises ReadError."""
         read = own.sums.read
-        while len(self._found) < len(self._read):
+        while len(self._found) + len(self._left) < len(self._shares):
             self._hear(_PROGRESS_S)
             _show(read + sum(self._read.values()), total)
         for found in self._found.values():
-            own.sums.add(found.sums)
-            own.left_early += found.left_early
-            own.notes += found.notes
+            own.add(found)
+        return self._left
 
     def _hear(self, wait_s: float) -> None:
         pipes = [one for one in self._read if one not in self._found]
@@ -206,6 +219,10 @@ class _Others:
                 said = pipe.recv()
             except (EOFError, OSError):  # between two messages, or in the middle of one
                 raise ReadError("a process that judges a part of the records has ended: out of memory?") from None
+            if isinstance(said, JournalSizeError):
+                self._left.append(self._shares[pipe])
+                del self._read[pipe]
+                continue
             if isinstance(said, ReadError):
                 raise said
             if isinstance(said, Judgement):
@@ -219,14 +236,16 @@ def _started(request: Request, shares: Sequence[Share]) -> Iterator[_Others]:
     """Start a process for each share. None of them outlives this."""
     # A forked process would have librdkafka's locks as they just were, and not its threads.
     context = multiprocessing.get_context("spawn")
-    pipes, processes = [], []
+    pipes: dict[Pipe, Share] = {}
+    processes = []
     try:
         for share in shares:
             mine, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(theirs, request, share), daemon=True)
+            args = theirs, request, share, MAX_MEMORY // len(shares)
+            process = context.Process(target=_work, args=args, daemon=True)
             _start_without_interrupts(process)
             theirs.close()
-            pipes.append(mine)
+            pipes[mine] = share
             processes.append(process)
         yield _Others(pipes)
     finally:
@@ -247,10 +266,12 @@ def _start_without_interrupts(process: BaseProcess) -> None:
         signal.signal(signal.SIGINT, handler)
 
 
-def _work(pipe: Pipe, request: Request, share: Share) -> None:
+def _work(pipe: Pipe, request: Request, share: Share, max_bytes: int) -> None:
     """Judge a share, in a process of its own. If the first process ends, so does this one: the pipe breaks."""
     try:
-        pipe.send(judge(request, share, load(request), pipe.send))
+        pipe.send(judge(request, share, load(request, max_bytes), pipe.send))
+    except JournalSizeError as error:
+        pipe.send(JournalSizeError(str(error)))
     except ReadError as error:
         pipe.send(ReadError(str(error)))
     except BrokenPipeError:

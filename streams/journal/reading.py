@@ -17,7 +17,7 @@ from streams.kafka.records import Record
 _PATIENCE_S: Final = 20.0
 """How long Kafka may send nothing before the end is reached."""
 _MAX_NAMED: Final = 5
-_MAX_MEMORY: Final = 4 << 30
+MAX_MEMORY: Final = 4 << 30
 _BYTES_OF_AN_ENTRY: Final = 1500
 _BYTES_OF_A_VALUE: Final = 37
 OFF: Final = "The journal is off where workers have WEIR_JOURNAL_DAYS=0."
@@ -77,18 +77,22 @@ def _read(reader: Reader, topic: str, cluster: str, since_ns: int, on_bad: OnBad
         yield entry
 
 
-def within_memory(entries: Iterable[JournalEntry], topic: str) -> Iterator[JournalEntry]:
+class JournalSizeError(ReadError):
+    """What is made of the journal does not fit in memory."""
+
+
+def within_memory(entries: Iterable[JournalEntry], topic: str, most: int = MAX_MEMORY) -> Iterator[JournalEntry]:
     """Yield entries as long as what is made of them fits in memory: about 4 GiB, which is more than a year of a cluster
-    of 10,000 pods takes. Raises ReadError."""
+    of 10,000 pods takes. Raises JournalSizeError."""
     used = 0
     for entry in entries:
         state = bytes(entry.object)
         # Measured: an entry, and each object, list and text in its state. Many empty rules take 25 times their bytes.
         values = state.count(b"{") + state.count(b"[") + state.count(b'"') + state.count(b",")
         used += _BYTES_OF_AN_ENTRY + len(state) + _BYTES_OF_A_VALUE * values
-        if used > _MAX_MEMORY:
-            raise ReadError(
-                f"{topic} has more versions than fit in memory ({_MAX_MEMORY >> 30} GiB): ask about a later time, and "
+        if used > most:
+            raise JournalSizeError(
+                f"{topic} has more versions than fit in memory ({most >> 30} GiB): ask about a later time, and "
                 "look whether somebody else writes to it"
             )
         yield entry

@@ -180,23 +180,20 @@ class Account:
                 self._differ(f"{record}: {name} is {found}, in truth {host.name} {host.uid}")
 
     def _may_be_nameless(self, host: Host, at: int) -> bool:
-        """Return whether it may not be known who has a host's address: it has just changed hands, or no probe works on
-        the host's node, or none has worked on the last owner's node since the address changed hands."""
-        others = [one for one in self._script.hosts if one is not host and set(one.addresses) & set(host.addresses)]
-        moments = [host.begun, host.gone, *(moment for one in others for moment in (one.begun, one.gone))]
+        """Return whether it may not be known who has a host's address: it is just changing hands, or it has done so, or
+        will, while no probe worked on a node that should have seen it, and that is still so."""
+        owners = [one for one in self._script.hosts if set(one.addresses) & set(host.addresses)]
+        moments = (moment for one in owners for moment in (one.begun, one.gone))
         if any(moment and abs(at - moment) < _SETTLED_NS for moment in moments):
             return True
-        former = max((one for one in others if one.gone <= host.begun), key=lambda one: one.gone, default=None)
-        for one in self._script.absences:
-            first, last = one.first - _SETTLED_NS, one.last + _SETTLED_NS
-            if not others or not first <= at <= last:
-                continue
-            if one.node == host.node:
-                return True
-            # A probe that still worked then has said when the last owner's interface was gone.
-            if former and one.node == former.node and first <= host.begun and former.gone <= last:
-                return True
-        return False
+        away = [(one.node, one.first - _SETTLED_NS, one.last + _SETTLED_NS) for one in self._script.absences]
+        owners.sort(key=lambda one: one.begun)
+        return any(
+            node in (old.node, new.node) and first <= at <= last and first <= new.begun and old.gone <= last
+            for old, new in itertools.pairwise(owners)
+            if host in (old, new)
+            for node, first, last in away
+        )
 
     # --- flows
 

@@ -108,8 +108,8 @@ def test_a_name_may_be_absent_only_near_the_moment_when_an_address_changes_hands
         NEW.begun = before
     assert (report.differences, report.nameless) == ([], 1)
     for node, since_s, until_s, is_honest in (
-        ("n2", 104, 106, False), ("n2", 104, 108, True), ("n2", 106, 108, True),
-        # The one that had the address last was on n1, until 100.
+        # The address went from n1 to n2 between 100 and 101. A probe that was away later, or is back, has seen it.
+        ("n2", 104, 106, False), ("n2", 104, 108, True), ("n2", 106, 108, False), ("n2", 106, 120, False),
         ("n1", 104, 108, True), ("n1", 106, 108, False), ("n1", 106, 120, False),
     ):  # fmt: skip
         sample.script.absences = [Span(node, START + since_s * S, START + until_s * S)]

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from streams.cli.verify_shares import _Others
+from streams.cli.verify_shares import Share, _Others
 from streams.kafka.connection import ReadError
 
 
@@ -17,5 +17,5 @@ def test_a_process_that_has_ended_is_no_answer(said: bytes) -> None:
     os.write(theirs.fileno(), said)
     theirs.close()
     with pytest.raises(ReadError, match="has ended"):
-        _Others([mine]).read()
+        _Others({mine: Share({}, {})}).read()
     mine.close()

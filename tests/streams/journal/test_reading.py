@@ -66,9 +66,8 @@ def test_an_end_that_does_not_come_is_an_error_that_names_the_topic(monkeypatch:
     assert reader.is_closed
 
 
-def test_more_than_fits_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_fits_in_memory_is_refused() -> None:
     entries = [decode_entry(one.value, one.key) for one in map(record, range(10))]
     assert list(within_memory(iter(entries), "p.journal")) == entries
-    monkeypatch.setattr("streams.journal.reading._MAX_MEMORY", 10_000)
     with pytest.raises(ReadError, match=r"p\.journal has more versions than fit in memory"):
-        list(within_memory(iter(entries), "p.journal"))
+        list(within_memory(iter(entries), "p.journal", 10_000))
