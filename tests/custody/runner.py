@@ -229,12 +229,12 @@ class Run:
         captures.close()
         self._note_takeovers()
         batches = self.ground.broker.batches(f"{self.ground.site.prefix}.verdicts.raw")
-        records, policies = read_flows(self.ground.site, batches), read_policies(self.ground.site, batches)
+        (records, missing), policies = read_flows(self.ground.site, batches), read_policies(self.ground.site, batches)
         self.say(f"{time.monotonic() - self._started:6.1f} s {self._counts()}; comparing with {len(records)} records")
         evidence = Evidence(self.ground.script, captures.packets, records, policies)
         evidence.save(self.ground.folder / "evidence.pickle")  # before the account, which may fail
         report = judge(evidence)
-        report.differences += status_problems(self.ground.site)
+        report.differences += missing + status_problems(self.ground.site)
         if any(codes) or captures.dropped:
             report.differences.append(f"the probes ended with {codes}; {captures.dropped} packets were not captured")
         if report.differences:

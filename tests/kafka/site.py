@@ -188,7 +188,9 @@ class Site:
         assert self._producer is not None
         assert self._producer.flush(PATIENCE_S) == 0
 
-    def read(self, topic: str, enough: Callable[[list[Message]], bool]) -> list[Message]:
+    def read(
+        self, topic: str, enough: Callable[[list[Message]], bool], patience_s: float = PATIENCE_S
+    ) -> list[Message]:
         """Read a topic from its beginning until ``enough`` is true."""
         consumer = Consumer({**self.connection, "group.id": "test", "enable.auto.commit": False})
         name = f"{self.prefix}.{topic}"
@@ -197,7 +199,7 @@ class Site:
         )
         consumer.assign([TopicPartition(name, partition, 0) for partition in partitions])
         found: list[Message] = []
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while not enough(found):
             assert time.monotonic() < deadline, f"only {len(found)} records in {name}"
             found += consumer.consume(5000, 0.2)
