@@ -89,6 +89,8 @@ class Admission:
         self._owners: dict[str, str] = {}
         self.incomplete: dict[Name, str] = {}
         """The pods that are closed, and why."""
+        self.unlisted = 0
+        """How many of the node's own addresses the map ``local_addresses`` has no room for."""
         self.in_force = PoliciesOfEpochs()
 
     def retry_in(self) -> float | None:
@@ -127,6 +129,7 @@ class Admission:
     def _install(self, request: _Request, plan: Plan) -> Installed:
         done = self._installer.install(plan, lambda: self._remember(request, plan))
         self.in_force.note(done, self._compiler.subjects)
+        self.unlisted = plan.unlisted
         return done
 
     def _waiting(self) -> set[str]:
@@ -262,8 +265,10 @@ class Admission:
                 reason = f"its policies ({policies}) do not fit: {self._closed[subject.set_key].reason}"
                 named[subject.pod.key] = reason
         pods = {pod.uid: pod for pod in request.subjects} if plan.left_out else {}
+        used, limit = self._installer.usage()["endpoints"]
+        full = "endpoints" if used >= limit else "local_addresses"
         for end in plan.left_out:
-            named[pods[end.uid].key] = "the map endpoints is full: raise WEIR_ENDPOINTS"
+            named[pods[end.uid].key] = f"the map {full} is full: raise WEIR_{full.upper()}"
         return named
 
 

@@ -16,6 +16,10 @@ from probe.policy.capacity import capacity_warnings
 log = structlog.get_logger("kubeweir.probe")
 
 _CLOSED_POD: Final = "pod is closed because not everything fits the maps"
+_UNLISTED: Final = "the node holds more addresses than the maps do"
+_UNLISTED_WHY: Final = (
+    "the map has no room for them, and leaves out those of Services first: raise WEIR_LOCAL_ADDRESSES"
+)
 
 
 class Findings:
@@ -27,14 +31,18 @@ class Findings:
 
     def notes(self) -> list[str]:
         """Return every pod, exit and interface that is not enforced, kept or closed, a line each."""
+        unlisted = self._admission.unlisted
         return [*(f"{STATES[event]}: {what}: {why}" for what, (event, why) in self._interfaces.states().items()),
-                *(f"closed: pod {name}: {reason}" for name, reason in self._admission.incomplete.items())]  # fmt: skip
+                *(f"closed: pod {name}: {reason}" for name, reason in self._admission.incomplete.items()),
+                *([f"left out: {unlisted} addresses of the node: {_UNLISTED_WHY}"] if unlisted else [])]  # fmt: skip
 
     def warn(self, usage: Mapping[str, tuple[int, int]], identities: int) -> None:
         """Log the warnings that are due. ``usage`` is (entries, limit) by the map's name."""
         current = self._interfaces.states()
         for name, reason in self._admission.incomplete.items():
             current[f"closed pod {name}"] = (_CLOSED_POD, reason)
+        if self._admission.unlisted:
+            current["addresses of the node"] = (_UNLISTED, f"{self._admission.unlisted}: {_UNLISTED_WHY}")
         self._warnings.report(current | capacity_warnings(usage, identities))
 
 

@@ -153,7 +153,7 @@ class Settings(MetricsSettings):
     server does not answer at the first start."""
     local_addresses: int = setting("WEIR_LOCAL_ADDRESSES", 65_536, least=1)
     """Addresses that the node and its pods can have together. kube-proxy in IPVS mode gives the node every cluster
-    IP."""
+    IP. Where not all fit, those of Services are left out first, and a quarter is for pods."""
     fragments: int | None = setting("WEIR_FRAGMENTS", None, least=1, default_text="auto")
     """Fragmented packets whose verdicts the node remembers at a time, for their later fragments. Each pod has an equal
     share. At least four times WEIR_ENDPOINTS. auto: 16 for each pod that the node can have, at least 16,384."""

@@ -22,7 +22,7 @@ with the desired state, and continues; after that it looks at changed keys only,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from probe.kernel import bpf, endpoints, entries, numbering
@@ -31,7 +31,7 @@ from probe.kernel.endpoints import Bound, Surroundings
 from probe.kernel.entries import Peer
 from probe.kernel.layout import LOCAL_NONE, Config
 from probe.kernel.maps import Maps
-from probe.kernel.plan import Installed, Plan, fitting
+from probe.kernel.plan import Installed, Plan, fitting, own_addresses
 from probe.kernel.room import DoesNotFitError
 from probe.kernel.sides import SidedTable
 from probe.kernel.tables import AddressTable, EntryTable
@@ -141,7 +141,9 @@ class Installer:
         for port_key in desired.port_entries if whole else changed.port_entries:
             port = desired.port_entries.get(port_key)
             port_entries[entries.port_key(*port_key)] = None if port is None else entries.port_entry(*port)
-        fits, left_out = self._fitting(bound, around.node)
+        bound = list(bound)
+        own = self._own_addresses(desired, bound, around.node)
+        fits, left_out = self._fitting(bound, own)
         ends = {endpoints.endpoint_key(end): end for end in fits}
         plan = Plan(
             desired,
@@ -152,7 +154,8 @@ class Installer:
             self._port_entries.changed(port_entries),
             self._addresses.changed(addresses),
             self._endpoint_changes(ends, desired.policy_sets, side, now_ns),
-            self._local_changes(ends, around.node),
+            self._local_changes(ends, own),
+            len(around.node) - len(own),
         )
         tables = self._tables()
         limits = {name: self.limit(name) for name in tables}
@@ -249,12 +252,17 @@ class Installer:
             peers[entries.address_key(*address)] = None if identity is None else (identity.number, identity.kind)
         return peers | {entries.address_key(*address): None for address in omit}
 
-    def _fitting(self, bound: Iterable[Bound], node: Collection[str]) -> tuple[list[Bound], list[Bound]]:
+    def _own_addresses(self, desired: Desired, bound: Iterable[Bound], held: Collection[str]) -> frozenset[str]:
+        ends = endpoints.local_addresses({endpoints.endpoint_key(end): end for end in bound}, ()).keys()
+        known, limit = self._local_addresses.values.keys(), self._maps["local_addresses"].max_entries
+        return own_addresses(held, ends, known, limit, desired.addresses)
+
+    def _fitting(self, bound: Sequence[Bound], node: Collection[str]) -> tuple[list[Bound], list[Bound]]:
         known, local = self._endpoints.values, self._local_addresses.values
         room = self.limit("endpoints") - len(known)
         local_room = self._maps["local_addresses"].max_entries - len(local)
         local_room -= sum(key not in local for key in endpoints.local_addresses({}, node))
-        return fitting(list(bound), known, room, local, local_room)
+        return fitting(bound, known, room, local, local_room)
 
     def _endpoint_changes(
         self, ends: Mapping[bytes, Bound], sets: Mapping[str, PolicySet], side: int, now_ns: int

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from enrich.wire.mapped_address import packed_address
 from probe.kernel import endpoints
 from probe.kernel.endpoints import Bound
 from probe.kernel.entries import Peer
 from probe.kernel.room import DoesNotFitError
-from probe.policy.desired import AddressKey, Desired
+from probe.policy.desired import NODE, AddressKey, Desired, Identity, host_key
+
+_OWN_SHARE: Final = 0.75
+"""Part of ``local_addresses`` that the node's own addresses may take where not all fit. The rest is for pods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class Plan:
     addresses: dict[bytes, Peer | None]
     endpoints: dict[bytes, bytes | None]
     local_addresses: dict[bytes, bytes | None]
+    unlisted: int
+    """How many of the node's own addresses do not fit ``local_addresses``."""
 
     def check_capacity(self, installed: Mapping[str, Container[bytes]], used: Mapping[str, int],
                        limits: Mapping[str, int]) -> None:  # fmt: skip
@@ -56,6 +63,34 @@ class Plan:
             new = [key for key, value in changed.items() if value is not None and key not in installed[name]]
             if used[name] + len(new) > limits[name]:
                 raise DoesNotFitError(name, used[name] + len(new), limits[name], new)
+
+
+def own_addresses(
+    held: Collection[str], ends: Collection[bytes], known: Collection[bytes], limit: int,
+    identities: Mapping[AddressKey, Identity],
+) -> frozenset[str]:  # fmt: skip
+    """Return which of the addresses that the node holds fit ``local_addresses`` beside the pods' (``ends``).
+
+    kube-proxy in IPVS mode gives the node every address of every Service, and a tenant may give a Service many. So
+    these come last, and pods have a part of the map that the node's addresses never take. The programs need the node's
+    own to tell who is behind a masquerade, and nothing masquerades behind a Service's address. ``known`` has the keys
+    in the map, which take room until the switch; ``identities`` are the policy's.
+    """
+    keys = {address: packed_address(address) for address in held}
+    if len({*known, *ends, *keys.values()}) <= limit:
+        return frozenset(held)
+
+    def rank(address: str) -> tuple[bool, bool, str]:
+        identity = identities.get(host_key(address))
+        return identity is None or identity.kind != NODE, keys[address] not in known, address
+
+    chosen, free = set(), limit - len(known)
+    for address in sorted(held, key=rank)[: int(_OWN_SHARE * limit)]:
+        is_new = keys[address] not in known
+        if not is_new or free > 0:
+            chosen.add(address)
+            free -= is_new
+    return frozenset(chosen)
 
 
 def fitting(

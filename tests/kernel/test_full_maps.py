@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from netns import Net, Space, connects, listen
+from netns import Net, Space, connects, ip, listen
 
 from enrich.index.cluster import Change, Cluster, group_by_kind
-from enrich.model import Name, Node, Object
+from enrich.model import Name, Node, Object, Service
+from enrich.parse.objects import parse
 from probe.agent import Agent
 from probe.kernel.attach import Mode
 from probe.node.address_intervals import AddressIntervals
@@ -24,7 +25,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.kernel
 
 PORT = 8080
-SMALL = {**SIZES, "POLICY_ENTRIES": 256, "ADDRESSES": 1024, "ENDPOINTS": 6}
+SMALL = {**SIZES, "POLICY_ENTRIES": 256, "ADDRESSES": 1024, "ENDPOINTS": 6, "LOCAL_ADDRESSES": 64}
 RULES = [{"to": [{"ipBlock": {"cidr": f"100.64.{number // 256}.{number % 256}/32"}}]} for number in range(300)]
 """Blocks that rules distinguish: each takes a policy entry."""
 BLOCKS = [{"to": [{"ipBlock": {"cidr": f"100.{64 + number // 256}.{number % 256}.0/24"}} for number in range(1200)]}]
@@ -198,3 +199,39 @@ def test_an_installation_that_fails_leaves_no_interface_open(site: Site, monkeyp
         for family in FAMILIES:
             assert not site.connects("late/new", site.world, family)
             assert site.connects("shop/client", site.rig.pods["shop/server"], family)
+
+
+@both_modes
+def test_a_node_with_more_addresses_than_fit_enforces_on(site: Site) -> None:
+    """kube-proxy in IPVS mode gives the node every address of every Service, and a tenant may give a Service many."""
+    held = [f"10.96.1.{number}" for number in range(1, 61)] + [f"fd96::1:{number}" for number in range(1, 61)]
+    many = parse({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "big", "name": "many"},
+                  "spec": {"clusterIP": "10.96.0.9", "externalIPs": held, "ports": [{"port": 80}]}})  # fmt: skip
+    assert isinstance(many, Service)
+    server = site.rig.pods["shop/server"]
+    for services in ([Change("set", many)], [Change("delete", many)]):
+        site.cluster.apply(services)
+        ip(site.rig.node, *(f"addr replace {address}/{128 if ':' in address else 32} dev lo" for address in held))
+        site.agent.links_changed()
+        with listening(server):
+            # Policy that is changed now comes into force.
+            site.policy("shop/server", podSelector={"matchLabels": {"app": "server"}}, ingress=[])
+            assert site.agent.problem() is None
+            assert any(note.startswith("left out: ") and "WEIR_LOCAL_ADDRESSES" in note for note in site.agent.notes())
+            assert not any(site.connects("shop/client", server, family) for family in FAMILIES)
+            site.policy("shop/server", podSelector={"matchLabels": {"app": "server"}}, ingress=[
+                {"from": [{"podSelector": {}}]}])  # fmt: skip
+            assert all(site.connects("shop/client", server, family) for family in FAMILIES)
+    # A pod that starts now is enforced, because a part of the map is for pods.
+    late = site.start("late/new", 4)
+    site.agent.reconcile()
+    assert not site.agent.incomplete
+    with listening(site.world, late):
+        for family in FAMILIES:
+            assert not site.connects("late/new", site.world, family)
+            assert connects(site.rig.node, late.address(family), PORT)
+    ip(site.rig.node, *(f"addr del {address}/{128 if ':' in address else 32} dev lo" for address in held))
+    site.agent.links_changed()
+    site.agent.reconcile()
+    site.agent.reconcile()
+    assert not site.agent.notes()
