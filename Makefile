@@ -88,7 +88,7 @@ bench-policy: setup ## measure policy from the index to the kernel's maps, at 10
 
 pictures: setup ## take pictures of the page in Chromium, light and dark, wide and narrow, into build/pictures
 	@mkdir -p build/pictures
-	@KUBEWEIR_PICTURES=$(CURDIR)/build/pictures $(PY) -m pytest -q tests/kafka/test_page.py -k screens
+	@KUBEWEIR_PICTURES=$(CURDIR)/build/pictures $(PY) -m pytest -q tests/kafka/test_page.py tests/kafka/test_map.py -k "screens or thousand"
 	@ls $(CURDIR)/build/pictures/*.png
 
 docs: ## generate what comes from the code: docs/settings.md, metrics.md, kafka-acls.md, helm-values.md, deploy/kafka, files of the chart

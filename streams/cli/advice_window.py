@@ -16,15 +16,18 @@ from enrich.history.counted_time import BEHIND_S, Stretch
 from enrich.history.distinctions import Network
 from enrich.history.moments import moment
 from enrich.history.pair_hours import TooManyPairsError
+from enrich.history.stand_ins import EVERYWHERE, Known
+from enrich.history.timeline import Timeline
 from enrich.policy.matching import PolicyView
 from enrich.runtime.console import leave_stdout
 from enrich.runtime.settings import SettingsError
 from enrich.sources.manifest_files import ManifestError
 from enrich.wire.pair import HOUR_NS, Pair
 from enrich.wire.pair_records import SECOND_NS
+from enrich.wire.topics import Topics
 from streams.cli.kafka_failure import needs_to_read, say_why
 from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
-from streams.cli.pairs_reading import PairsReading, not_counted, read_pairs
+from streams.cli.pairs_reading import NO_LIMITS, Limits, PairsReading, not_counted, read_pairs
 from streams.cli.past import Past, load_past, parse_pod_cidrs
 from streams.cli.terminal import printable
 from streams.kafka.connection import Connection, ReadError
@@ -162,6 +165,16 @@ def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> 
         connection,
         (topics.journal.name, topics.pairs.name),
     )
+
+
+def window_of_names(
+    connection: Connection, topics: Topics, span: tuple[int, int], cluster: str, limits: Limits = NO_LIMITS
+) -> Window:
+    """Return a window for which the journal is not read: pairs have the names of their ends. Raises ReadError."""
+    since_ns, until_ns = span
+    past = Past(Timeline(cluster, ()), Known({}, EVERYWHERE))
+    hours = since_ns // HOUR_NS, until_ns // HOUR_NS + 1
+    return Window(since_ns, until_ns, past, PairsReading(connection, topics, *hours, cluster, limits))
 
 
 def end_with(answer: Callable[[], int], connection: Connection, reads: Sequence[str]) -> NoReturn:

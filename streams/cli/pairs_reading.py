@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 from enrich.history.counted_time import CountedTime
-from enrich.history.pair_hours import HOUR_MS, LATE_MS, PairHours
+from enrich.history.pair_hours import HOUR_MS, LATE_MS, MAX_BYTES, PairHours
+from enrich.history.pair_sums import MAX_DECODED
 from enrich.wire.pair import Pair
 from enrich.wire.topics import Topics
 from streams.kafka.connection import Connection, NoTopicError
@@ -18,13 +19,32 @@ from streams.kafka.records import Record
 _ONLY_ON_REQUEST: Final = "Workers count pairs only with WEIR_PAIRS=1."
 
 
+class Limits(NamedTuple):
+    """What a reading may take."""
+
+    check: Callable[[], None] = lambda: None
+    """Is called for each record; what it raises ends the reading."""
+    max_bytes: int = MAX_BYTES
+    max_decoded: int = MAX_DECODED
+
+
+NO_LIMITS: Final = Limits()
+"""Those of a command, which a person may end."""
+
+
 class PairsReading:
     """The pairs of some hours, to be iterated over once: hour by hour, as they are read from Kafka.
 
     How much memory it takes does not depend on the length of the window (:mod:`enrich.history.pair_hours`)."""
 
     def __init__(
-        self, connection: Connection, topics: Topics, since_hour: int, until_hour: int, cluster: str = ""
+        self,
+        connection: Connection,
+        topics: Topics,
+        since_hour: int,
+        until_hour: int,
+        cluster: str = "",
+        limits: Limits = NO_LIMITS,
     ) -> None:
         """``until_hour`` is not included. ``cluster``: the only one whose pairs are read; empty: all.
 
@@ -37,7 +57,9 @@ class PairsReading:
         self._since_hour, self._until_hour = since_hour, until_hour
         self._since_ms = max(1, since_hour * HOUR_MS - LATE_MS)
         # An end in a distant future has no more hours than one tomorrow.
-        self._hours = PairHours(since_hour, min(until_hour, int(time.time() * 1000 + LATE_MS) // HOUR_MS), cluster)
+        last_hour = min(until_hour, int(time.time() * 1000 + LATE_MS) // HOUR_MS)
+        self._hours = PairHours(since_hour, last_hour, cluster, limits.max_bytes, limits.max_decoded)
+        self._check = limits.check
         self._first_ms: int | None = None
         try:
             reader = TopicReader(connection, self._topic)
@@ -76,6 +98,7 @@ class PairsReading:
         # Compaction keeps the last record of a key, which may have been written much later than the first one.
         end_ms = self._until_hour * HOUR_MS + LATE_MS
         for record in self._records():
+            self._check()
             if record.unread:
                 self._hours.unreadable += 1
                 continue

@@ -18,6 +18,8 @@ from streams.web.answers import Answers
 from streams.web.feed import FlowFeed
 from streams.web.health import Health
 from streams.web.live import Live
+from streams.web.map import Map
+from streams.web.map_question import MapQuestion
 from streams.web.past import IN_WINDOW, PastQuestions
 from streams.web.views import documents
 
@@ -28,7 +30,13 @@ class Page:
     """The application."""
 
     def __init__(
-        self, feed: FlowFeed, past: PastQuestions, metrics: WebMetrics, gate: TokenGate | None, cluster: str
+        self,
+        feed: FlowFeed,
+        past: PastQuestions,
+        pairs: MapQuestion,
+        metrics: WebMetrics,
+        gate: TokenGate | None,
+        cluster: str,
     ) -> None:
         """``gate``: None lets everybody see everything."""
         self._answers, self._feed = Answers(metrics, gate, cluster), feed
@@ -41,6 +49,7 @@ class Page:
                 self._answers.route("/api/session", self._session),
                 *self._live.routes,
                 *health.routes,
+                *Map(self._answers, pairs).routes,
                 Mount("/static", StaticFiles(directory=STATIC)),
             ]
         )

@@ -30,6 +30,7 @@ from streams.settings import Settings
 from streams.web.app import STATIC, Page
 from streams.web.feed import FlowFeed
 from streams.web.guard import PageGuard, allowed_names
+from streams.web.map_question import MapQuestion
 from streams.web.past import PastQuestions
 
 log = structlog.get_logger("kubeweir.streams")
@@ -95,7 +96,7 @@ def _work(role: RunningRole) -> None:
     settings = role.settings
     metrics = WebMetrics(role.registry)
     topics = settings.topics
-    read = (topics.flows.name, topics.denied.name, topics.journal.name, topics.endpoints.name)
+    read = (topics.flows.name, topics.denied.name, topics.journal.name, topics.endpoints.name, topics.pairs.name)
     role.needs = Needs(reads=frozenset(read), writes=frozenset(), groups=frozenset(reader_group(name) for name in read))
     gate = TokenGate(flows_reviewer(), max_kept=_KEPT_ANSWERS) if settings.web_auth == "kubernetes" else None
 
@@ -103,7 +104,7 @@ def _work(role: RunningRole) -> None:
         metrics.skipped.labels(reason).inc(count)
 
     feed = FlowFeed(lambda: TopicReader(settings.connection(), topics.flows.name), count_skipped)
-    past = PastQuestions(settings, settings.connection)
+    past, pairs = PastQuestions(settings, settings.connection), MapQuestion(settings, settings.connection)
     context = _context(settings)
     with _listening(address) as listener:
         log.info("the page is served", url=_url(settings, listener), auth=settings.web_auth)
@@ -111,7 +112,7 @@ def _work(role: RunningRole) -> None:
         role.stack.callback(feed.stop)
         role.monitor.watch(WatchedThread("the live view", lambda: feed.turns, (topics.flows.name,)))
         role.begin(feed.problem, role.monitor.problem)
-        make_page = partial(Page, feed, past, metrics, gate, settings.cluster)
+        make_page = partial(Page, feed, past, pairs, metrics, gate, settings.cluster)
         asyncio.run(_serve(settings, context, listener, make_page, role.stop))
 
 

@@ -65,10 +65,15 @@ class TokenViewer:
 
 def sees(viewer: Viewer, flow: Flow) -> bool | None:
     """Return whether a viewer may see a record; None while that is asked."""
-    if _is_foreign(viewer, flow):
+    return sees_ends(viewer, flow.cluster, flow.src.namespace, flow.dest.namespace)
+
+
+def sees_ends(viewer: Viewer, cluster: str, *namespaces: str) -> bool | None:
+    """Return whether a viewer may see what is between ends in these namespaces; None while that is asked."""
+    if _is_foreign(viewer, cluster):
         return False
     found = []
-    for namespace in dict.fromkeys((EVERYWHERE, flow.src.namespace, flow.dest.namespace)):
+    for namespace in dict.fromkeys((EVERYWHERE, *namespaces)):
         answer = viewer.may_see(namespace)
         if answer:
             return True
@@ -79,7 +84,7 @@ def sees(viewer: Viewer, flow: Flow) -> bool | None:
 def sees_both(viewer: Viewer, flow: Flow) -> bool | None:
     """Return whether a viewer may see everything about both ends, as an explanation tells it; None while that is asked.
     What is no pod has no policies."""
-    if _is_foreign(viewer, flow):
+    if _is_foreign(viewer, flow.cluster):
         return False
     if viewer.may_see(EVERYWHERE):
         return True
@@ -90,6 +95,6 @@ def sees_both(viewer: Viewer, flow: Flow) -> bool | None:
     return None if None in answers else True
 
 
-def _is_foreign(viewer: Viewer, flow: Flow) -> bool:
-    """Return whether a record is of another cluster, where a namespace of the same name is somebody else's."""
-    return bool(viewer.cluster) and flow.cluster != viewer.cluster
+def _is_foreign(viewer: Viewer, cluster: str) -> bool:
+    """Return whether it is another cluster, where a namespace of the same name is somebody else's."""
+    return bool(viewer.cluster) and cluster != viewer.cluster

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from alerting import wait_until
 from logged import NAMESPACE, OBJECT, LoggingAct
+from page import draw_map, start_page
 from past import Desk, PastAct
 from pods import ATTEMPTS, SCANNED, Pods
 from ports import free_ports
@@ -34,8 +35,6 @@ ALERTS_PORT = 4
 """The port of the role `alerts` is the enricher's port plus this (streams.main.ROLES)."""
 STREAMS_PORTS = 8
 """After the enricher's port, one for each other role, the one of all roles, that of the role web, and its page."""
-LIBRARIES = ROOT / "streams/web/static/vendor"
-"""What the page needs, which `make setup` downloads."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -145,8 +144,12 @@ class Demo:
         say(
             f"all {2 * len(ATTEMPTS)} connections went as policy says, and every record names the pods and the policies"
         )
+        page = self._ports["streams"] + STREAMS_PORTS
+        has_page = start_page(self._stack, self._env("streams"), page, say)
+        if has_page:
+            draw_map(self._stack, page, say)
         if keep:
-            self._keep()
+            self._keep(page if has_page else 0)
         return 0
 
     def _start_all(self) -> None:
@@ -237,10 +240,12 @@ class Demo:
             if not self._stack.is_alive(name):
                 raise DemoError(f"{name} ended: {self._stack.last_lines(name)}")
 
-    def _keep(self) -> None:
+    def _keep(self, page: int) -> None:
+        """Run until a signal. ``page``: the port of the page; 0 if there is none."""
         port = self._ports["kafka"]
         say("KEEP=1: running until Ctrl-C, with a round of connections every ten seconds. Try in another terminal:")
-        self._start_page()
+        if page:
+            say(f"  open http://127.0.0.1:{page}/ in a browser    (the same verdicts, the why of each, and the map)")
         say(f"  kcat -C -b 127.0.0.1:{port} -t kubeweir.flows -o end")
         say(f"  curl {self._alertmanager}/api/v2/alerts")
         say("  ip netns exec weir-demo-web curl -m 2 http://10.244.0.20:8080/        (allowed)")
@@ -266,14 +271,6 @@ class Demo:
             if time.monotonic() >= due:
                 self._pods.attempt_all(ATTEMPTS)
                 due = time.monotonic() + ROUND_EVERY_S
-
-    def _start_page(self) -> None:
-        if not LIBRARIES.is_dir():
-            say("  make setup    (with npm: then the demo has a page, too)")
-            return
-        page = f"127.0.0.1:{self._ports['streams'] + STREAMS_PORTS}"
-        self._stack.start("web", [script("weir-streams"), "web", "--alone"], {**self._env("streams"), "WEIR_WEB": page})
-        say(f"  open http://{page}/ in a browser    (the same verdicts, and the why of each)")
 
     def _env(self, service: str) -> dict[str, str]:
         return {

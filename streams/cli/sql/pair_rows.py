@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from enrich.history.stand_ins import EVERYWHERE, Known
-from enrich.history.timeline import Timeline
 from enrich.render.template import BY_POLICY, ICMP
 from enrich.wire.batch import Reason
 from enrich.wire.pair import HOUR_NS, Pair, PairEnd
 from enrich.wire.topics import Topics
-from streams.cli.advice_window import Window
-from streams.cli.pairs_reading import read_pairs
-from streams.cli.past import Past
+from streams.cli.advice_window import window_of_names
 from streams.cli.sql.arrow import schema_of
 from streams.cli.sql.columns import PAIRS
 from streams.cli.sql.rows import microseconds
@@ -29,17 +25,14 @@ class Pairs:
     """The pairs of the hours that a window touches, to be read any number of times."""
 
     def __init__(self, connection: Connection, topics: Topics, since_ns: int, until_ns: int, cluster: str) -> None:
-        self._given = connection, topics, since_ns // HOUR_NS, until_ns // HOUR_NS + 1, cluster
-        # Pairs have the names of their ends, so that the journal is not read.
-        self._past = Past(Timeline(cluster, ()), Known({}, EVERYWHERE))
-        self._window = since_ns, until_ns
+        self._given = connection, topics, (since_ns, until_ns), cluster
         self._notes: list[str] = []
 
     def __iter__(self) -> Iterator[Pair]:
         """Yield the pairs of which a packet is in the window. Raises
         :class:`~streams.kafka.connection.ReadError`, TooManyPairsError, and CannotSayError if pairs were not
         counted."""
-        window = Window(*self._window, self._past, read_pairs(*self._given))
+        window = window_of_names(*self._given)
         self._notes = window.notes
         yield from window.pairs()
 

@@ -25,3 +25,11 @@ export function utc(timestamp) {
 
 /** A Unix time as a clock shows it. */
 export const clockOf = (seconds) => clock.format(new Date(seconds * 1000));
+
+const minuteClock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", hour12: false });
+
+/** A Unix time to the minute, in the reader's zone. */
+export const minute = (seconds) => `${day.format(new Date(seconds * 1000))} ${minuteClock.format(new Date(seconds * 1000))}`;
+
+/** The same in UTC. */
+export const utcMinute = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ");
