@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import os
 import secrets
 import socket
@@ -20,14 +19,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
+
+from netlink_lines import change_of
 
 T = TypeVar("T")
 
 GATEWAY_4 = "169.254.1.1"
 GATEWAY_6 = "fe80::1"
-_MNT_DETACH = 2
-_RTM_DELLINK, _REQUEST, _ACK = 17, 1, 4
+_FOLDER: Final = Path("/run/netns")
+_CLONE_NEWNET: Final = 0x40000000
+_MS_BIND, _MNT_DETACH = 0x1000, 2
+_KERNEL: Final = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Space:
 
     @property
     def path(self) -> Path:
-        return Path("/run/netns") / self.name
+        return _FOLDER / self.name
 
     def address(self, family: int) -> str:
         """Return the first address of family 4 or 6."""
@@ -61,7 +64,7 @@ class Net:
     def node(self, addresses: Sequence[str] = ("192.0.2.1", "2001:db8:1::1"), name: str = "node") -> Space:
         """Make a node: forwarding is on, and its addresses are on the loopback interface."""
         node = self._space(name, tuple(addresses))
-        run(node, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        sysctl(node, "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         ip(node, "link set lo up", *(f"addr add {a}/{_bits(a)} dev lo" for a in addresses))
         return node
 
@@ -72,9 +75,8 @@ class Net:
         pod.link = f"v{self._made}"
         ip(node, f"link add {pod.link} type veth peer name eth0 netns {pod.name}")
         # Without duplicate address detection, which would delay the first packet by two seconds.
-        for space, device in ((node, pod.link), (pod, "eth0")):
-            setting = Path(f"/proc/sys/net/ipv6/conf/{device}/accept_dad")
-            run_in(space, functools.partial(setting.write_text, "0"))
+        sysctl(node, f"net.ipv6.conf.{pod.link}.accept_dad=0")
+        sysctl(pod, "net.ipv6.conf.eth0.accept_dad=0")
         ip(
             node,
             f"link set {pod.link} up",
@@ -99,12 +101,11 @@ class Net:
 
         Its veth pair is deleted first, because the kernel cleans up a namespace's links some time after the deletion.
         """
-        # Without iproute2's ip: the tests remove thousands, and to start a program takes longer than the removal.
         with contextlib.suppress(OSError):
             if space.link:
-                run_in(space, lambda: _delete_link("eth0"))
+                ip(space, "link del eth0")
         with contextlib.suppress(OSError):
-            ctypes.CDLL(None).umount2(bytes(space.path), _MNT_DETACH)
+            _KERNEL.umount2(bytes(space.path), _MNT_DETACH)
             space.path.unlink()
         self.spaces.remove(space)
 
@@ -115,14 +116,33 @@ class Net:
 
     def _space(self, name: str, addresses: tuple[str, ...]) -> Space:
         space = Space(f"{self.prefix}-{name}", addresses)
-        subprocess.run(["ip", "netns", "add", space.name], check=True)
+        # A folder that is mounted on itself, which Path.is_mount does not see.
+        if f" {_FOLDER} " in Path("/proc/self/mountinfo").read_text():
+            _on_a_thread(lambda: _make(space.path))
+        else:  # the first on this machine: ip also mounts the folder
+            subprocess.run(["ip", "netns", "add", space.name], check=True)
         self.spaces.append(space)
         return space
 
 
 def ip(space: Space, *lines: str) -> None:
-    """Run commands of iproute2's ip, one in each line, in a namespace."""
+    """Run commands of iproute2's ip, one in each line, in a namespace. Raises OSError or CalledProcessError."""
+    changes = [change_of(line) for line in lines]
+    if None not in changes:
+        run_in(space, lambda: [change() for change in changes if change])
+        return
     subprocess.run(["ip", "-n", space.name, "-batch", "-"], input="\n".join(lines), text=True, check=True)
+
+
+def sysctl(space: Space, *lines: str) -> None:
+    """Set kernel parameters of a namespace, "name=value" as sysctl takes them: a slash in a name stands for a dot."""
+
+    def write() -> None:
+        for line in lines:
+            name, _, value = line.partition("=")
+            Path("/proc/sys", name.translate(str.maketrans("./", "/."))).write_text(value)
+
+    run_in(space, write)
 
 
 def run(space: Space, *command: str) -> str:
@@ -137,22 +157,28 @@ def run(space: Space, *command: str) -> str:
 
 def run_in(space: Space, call: Callable[[], T]) -> T:
     """Call a function on a new thread in the namespace. Sockets that it opens stay in that namespace."""
+
+    def work() -> T:
+        descriptor = os.open(space.path, os.O_RDONLY)
+        try:
+            _checked(_KERNEL.setns(descriptor, _CLONE_NEWNET), "setns")
+        finally:
+            os.close(descriptor)
+        return call()
+
+    return _on_a_thread(work)
+
+
+def _on_a_thread(call: Callable[[], T]) -> T:
+    """Call a function on a new thread, which may leave its network namespace, and return or raise what it does."""
     results: list[T] = []
     errors: list[BaseException] = []
 
     def work() -> None:
-        with contextlib.suppress(BaseException):
-            try:
-                descriptor = os.open(space.path, os.O_RDONLY)
-                try:
-                    if ctypes.CDLL(None, use_errno=True).setns(descriptor, 0x40000000):
-                        raise OSError(ctypes.get_errno(), "setns")
-                finally:
-                    os.close(descriptor)
-                results.append(call())
-            except BaseException as error:
-                errors.append(error)
-                raise
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -162,13 +188,22 @@ def run_in(space: Space, call: Callable[[], T]) -> T:
     return results[0]
 
 
-def _delete_link(name: str) -> None:
-    """Delete a device of the calling thread's namespace, as far as it is there."""
-    index = socket.if_nametoindex(name)
-    message = struct.pack("=IHHIIBxHiII", 32, _RTM_DELLINK, _REQUEST | _ACK, 1, 0, 0, 0, index, 0, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as kernel:
-        kernel.send(message)
-        kernel.recv(4096)  # the acknowledgement, which comes when the device is gone
+def _make(path: Path) -> None:
+    """Make a network namespace, which the calling thread enters, and keep it by a name, as ``ip netns add`` does."""
+    path.touch(mode=0, exist_ok=False)
+    try:
+        _checked(_KERNEL.unshare(_CLONE_NEWNET), "unshare")
+        _checked(
+            _KERNEL.mount(b"/proc/thread-self/ns/net", bytes(path), b"none", ctypes.c_ulong(_MS_BIND), None), "mount"
+        )
+    except OSError:
+        path.unlink()
+        raise
+
+
+def _checked(result: int, call: str) -> None:
+    if result:
+        raise OSError(ctypes.get_errno(), f"{call}: {os.strerror(ctypes.get_errno())}")
 
 
 def open_socket(space: Space, family: int, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:

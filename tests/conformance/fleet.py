@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from msgspec import structs
-from netns import Net, Space, ip, run
+from netns import Net, Space, ip, sysctl
 
 from enrich.index.cluster import Cluster, group_by_kind
 from enrich.model import Object, Pod
@@ -168,7 +168,7 @@ class Fleet:
         space = self.net.node((), f"n{number}")
         # With the default rate limit, only the first of many ICMP errors would be sent, and the rest would look like
         # silence.
-        run(space, "sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
+        sysctl(space, "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
         self._connect_to_router(space, number)
         network = NodeNetwork(space.path)
         maps = Maps.open(self._pins / str(number) / VERSION, _SIZES, cache=programs.CACHE)
@@ -186,7 +186,7 @@ class Fleet:
         node.link = f"n{number}"
         ip(self.router, f"link add {node.link} type veth peer name eth0 netns {node.name}")
         for space, device in ((self.router, node.link), (node, "eth0")):
-            run(space, "sysctl", "-qw", f"net.ipv6.conf.{device}.accept_dad=0")
+            sysctl(space, f"net.ipv6.conf.{device}.accept_dad=0")
         ip(
             self.router,
             f"link set {node.link} up",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from netns import GATEWAY_4, Net, Space, ip, run
+from netns import GATEWAY_4, Net, Space, ip, sysctl
 
 from tests.custody.script import NODES, Host
 from tests.e2e.node import Probe
@@ -81,7 +81,7 @@ def make_nodes(net: Net, folder: Path) -> dict[str, Node]:
     for number, name in enumerate(NODES, 1):
         space = net.node((f"192.0.2.{number}", f"2001:db8:1::{number}"), name)
         for kind in ("all", "default"):
-            run(space, "sysctl", "-qw", f"net.ipv4.conf.{kind}.send_redirects=0")
+            sysctl(space, f"net.ipv4.conf.{kind}.send_redirects=0")
         (folder / name).mkdir()
         pins = Path("/sys/fs/bpf") / f"kubeweir-test-{net.prefix}-{name}"
         found[name] = Node(name, number, space, folder / name, pins)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import socket
 import struct
 
-from netns import Space, checksum, run, run_in
+from netns import Space, checksum, run_in
+
+_SIOCGIFHWADDR = 0x8927
 
 
 class Wire:
@@ -90,6 +93,7 @@ def extension(following: int, units: int = 0) -> bytes:
 
 
 def _mac(space: Space, device: str) -> bytes:
-    # /sys shows the devices of the namespace it was mounted in, so ask netlink.
-    shown = run(space, "ip", "-o", "link", "show", "dev", device)
-    return bytes.fromhex(shown.split("link/ether ")[1].split()[0].replace(":", ""))
+    # /sys shows the devices of the namespace it was mounted in, so ask a socket.
+    with run_in(space, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asking:
+        answer = fcntl.ioctl(asking, _SIOCGIFHWADDR, struct.pack("16s24x", device.encode()))
+    return answer[18:24]

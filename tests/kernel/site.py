@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass, field
 from typing import Literal
 
-from netns import Space, ip, run, run_in
+from netns import Space, ip, run, run_in, sysctl
 
 from tests.kernel.rig import Rig
 from tests.kernel.tracking import forget_flows
@@ -31,7 +31,7 @@ class Site:
         self.other = rig.net.node(("192.0.2.2", "2001:db8:1::2"), "other")
         ip(node, f"link add up0 type veth peer name up0 netns {self.other.name}")
         for space in (node, self.other):
-            run(space, "sysctl", "-qw", "net.ipv6.conf.up0.accept_dad=0", "net.ipv4.conf.up0.rp_filter=0")
+            sysctl(space, "net.ipv6.conf.up0.accept_dad=0", "net.ipv4.conf.up0.rp_filter=0")
         ip(node, "addr add 10.99.0.1/24 dev up0", "addr add fd99::1/64 dev up0 nodad", "link set up0 up",
            "route add 10.244.1.0/24 via 10.99.0.2", "route add fd45::/64 via fd99::2 dev up0",
            "route add 192.0.2.2/32 via 10.99.0.2", "route add 2001:db8:1::2/128 via fd99::2 dev up0")  # fmt: skip
@@ -41,10 +41,10 @@ class Site:
         if self.wiring == "bridged":
             # Without snooping: what the bridge would ask its ports for is not what a test is about.
             ip(node, "link add br0 type bridge mcast_snooping 0")
-            run(node, "sysctl", "-qw", "net.ipv6.conf.br0.accept_dad=0")
+            sysctl(node, "net.ipv6.conf.br0.accept_dad=0")
             ip(node, "addr add 10.244.0.254/24 dev br0",
                "addr add fd44::fe/64 dev br0 nodad", "link set br0 up")  # fmt: skip
-            run(node, "sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1", "net.bridge.bridge-nf-call-ip6tables=1",
+            sysctl(node, "net.bridge.bridge-nf-call-iptables=1", "net.bridge.bridge-nf-call-ip6tables=1",
                 "net.ipv4.conf.br0.send_redirects=0", "net.ipv4.conf.all.send_redirects=0")  # fmt: skip
             rig.connect = self._bridged
 
@@ -55,7 +55,7 @@ class Site:
         pod = net._space(f"p{net._made}", addresses)
         pod.link = f"v{net._made}"
         ip(node, f"link add {pod.link} type veth peer name eth0 netns {pod.name}")
-        run(pod, "sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=0")
+        sysctl(pod, "net.ipv6.conf.eth0.accept_dad=0")
         ip(node, f"link set {pod.link} master br0", f"link set {pod.link} up",
            f"link set {pod.link} type bridge_slave hairpin on")  # fmt: skip
         families = [(a, *((64, "fd44::fe", " nodad") if ":" in a else (24, "10.244.0.254", ""))) for a in addresses]

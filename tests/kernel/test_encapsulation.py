@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from netns import GATEWAY_4, GATEWAY_6, Space, connects, ip, listen, open_socket, run
+from netns import GATEWAY_4, GATEWAY_6, Space, connects, ip, listen, open_socket, sysctl
 
 from enrich.model import Node
 from probe.kernel.layout import Config, Counter
@@ -43,7 +43,7 @@ class Overlay:
         self.rig, node = self.site.rig, self.site.rig.node
         ip(node, f"link add flannel.1 type vxlan id 1 local 192.0.2.1 dstport {self.port} nolearning",
            "link set flannel.1 up")  # fmt: skip
-        run(node, "sysctl", "-qw", "net.ipv4.conf.flannel/1.rp_filter=0", "net.ipv4.conf.all.rp_filter=0")
+        sysctl(node, "net.ipv4.conf.flannel/1.rp_filter=0", "net.ipv4.conf.all.rp_filter=0")
         self.client = both(self.rig, "a/client", 1)
         self.world = self.rig.net.pod(node, *WORLD)
         self.rig.elsewhere("a/friend", *FRIEND.values())
@@ -216,7 +216,7 @@ def check_overlay(rig: Rig, site: Site, family: int) -> None:
         (site.other, "10.99.0.2", "10.99.0.1", "10.100.0.2", None),
     ):
         ip(space, f"link add flannel.1 type vxlan id 1 local {own} remote {end} dstport 8472")
-        run(space, "sysctl", "-qw", "net.ipv6.conf.flannel/1.accept_dad=0", "net.ipv4.conf.flannel/1.rp_filter=0",
+        sysctl(space, "net.ipv6.conf.flannel/1.accept_dad=0", "net.ipv4.conf.flannel/1.rp_filter=0",
             "net.ipv4.conf.all.rp_filter=0")  # fmt: skip
         number = here[-1]
         ip(space, f"addr add {here}/24 dev flannel.1", f"addr add fd98::{number}/64 dev flannel.1 nodad",

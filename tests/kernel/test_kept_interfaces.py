@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from netns import Space, ip, run, run_in
+from netns import Space, ip, run, run_in, sysctl
 
 from enrich.index.cluster import Change, Cluster, group_by_kind
 from enrich.model import Object, Pod
@@ -156,7 +156,7 @@ def moved_to_another_namespace(node: Node) -> None:
     """A sandbox takes the whole interface into a network namespace of its own."""
     inner = node.rig.net._space("inner", node.space.addresses)
     ip(node.space, f"link set eth0 netns {inner.name}")
-    run(inner, "sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=0")
+    sysctl(inner, "net.ipv6.conf.eth0.accept_dad=0")
     ip(inner, "link set lo up", "link set eth0 up")
     node.space = inner
     node.read()

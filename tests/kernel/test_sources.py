@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from netns import Space, connects, ip, listen, open_socket, run
+from netns import Space, connects, ip, listen, open_socket, run, sysctl
 
 from enrich.wire.batch import INGRESS, UNNAMED, Reason, Verdict
 from probe.kernel.layout import Config
@@ -27,7 +27,7 @@ FROM_ALL = [{"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}, {"ipBlock": {"cidr": "
 def site(rig: Rig, request: pytest.FixtureRequest) -> Iterator[Site]:
     made = Site(rig, request.param)
     # The kernel's own protection would hide what ours does.
-    run(rig.node, "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0")
+    sysctl(rig.node, "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0")
     yield made
     rig.maps.configure(Config.LOCAL_SOURCE, 0)
     made.close()

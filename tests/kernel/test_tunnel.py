@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from netns import Space, ip, open_socket, run, run_in
+from netns import Space, ip, open_socket, run_in, sysctl
 
 from tests.kernel.rig import FAMILIES, Rig, Seen, both, of
 from tests.kernel.site import VIP, Site
@@ -31,7 +31,7 @@ class Tunnel:
 
     def __init__(self, node: Space) -> None:
         self._file = run_in(node, self._make)
-        run(node, "sysctl", "-qw", "net.ipv6.conf.far0.accept_dad=0")
+        sysctl(node, "net.ipv6.conf.far0.accept_dad=0")
         ip(node, "link set far0 up", *(f"route add {address} dev far0" for address in FAR.values()))
 
     @staticmethod
@@ -154,14 +154,14 @@ def test_a_packet_that_waits_in_its_pod_until_that_is_bound_is_judged_as_its_own
     rig.net.remove(rig.pods.pop("a/client"))
     successor = rig.pods["a/successor"] = rig.connect(rig.node, *client.addresses)
     # The gateway does not answer for its address, and the pod asks again for as long as it takes.
-    run(rig.node, "sysctl", "-qw", f"net.ipv4.conf.{successor.link}.arp_ignore=8")
-    run(successor, "sysctl", "-qw", "net.ipv4.neigh.eth0.mcast_solicit=60")
+    sysctl(rig.node, f"net.ipv4.conf.{successor.link}.arp_ignore=8")
+    sysctl(successor, "net.ipv4.neigh.eth0.mcast_solicit=60")
     _send(successor, 4, FAR[4], 53, b"denied")
     rig.objects["a/successor"] = msgspec.structs.replace(rig.objects.pop("a/client"), name="successor", uid="another")
     rig.apply()
     assert not of(rig.seen(), port=53)
     _send(successor, 4, FAR[4], 54, b"allowed")
-    run(rig.node, "sysctl", "-qw", f"net.ipv4.conf.{successor.link}.arp_ignore=0")
+    sysctl(rig.node, f"net.ipv4.conf.{successor.link}.arp_ignore=0")
     assert tunnel.left(4, [b"denied", b"allowed"]) == [b"allowed"]
     rows = [row for row in rig.seen() if row.port in {53, 54}]
     assert [(row.subject, row.verdict, row.reason, row.port) for row in rows] == [

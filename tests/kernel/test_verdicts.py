@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from netns import connects, listen, open_socket, ping, run
+from netns import connects, listen, open_socket, ping, sysctl
 
 from tests.kernel.rig import FAMILIES, Rig, both, of
 
@@ -18,9 +18,9 @@ TO_SERVER = {"podSelector": {"matchLabels": {"app": "server"}}}
 @pytest.fixture
 def few_addresses(rig: Rig) -> Iterator[None]:
     """Give the node no link-local address for each veth: the kernel adds it a moment later, between two passes."""
-    run(rig.node, "sysctl", "-qw", "net.ipv6.conf.default.addr_gen_mode=1")
+    sysctl(rig.node, "net.ipv6.conf.default.addr_gen_mode=1")
     yield
-    run(rig.node, "sysctl", "-qw", "net.ipv6.conf.default.addr_gen_mode=0")
+    sysctl(rig.node, "net.ipv6.conf.default.addr_gen_mode=0")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
