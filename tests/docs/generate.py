@@ -149,7 +149,7 @@ def metrics_page() -> str:
         _MADE,
         "Each process serves Prometheus metrics at `/metrics`, `/healthz` (200 while the process runs) and `/readyz`"
         " (503 and one line in words for each check that fails). [deploy/prometheus](../deploy/prometheus) has scrape"
-        " settings, recording rules and alerting rules, [deploy/grafana](../deploy/grafana/kubeweir.json) a dashboard."
+        " settings, recording rules and alerting rules, [deploy/grafana](../deploy/grafana) dashboards."
         " [Troubleshooting](troubleshooting.md) says what to do.",
         "Counters start at 0 when a process starts; take `rate()` or `increase()` of them.",
     ]

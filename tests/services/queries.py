@@ -1,4 +1,4 @@
-"""The queries of the dashboard and of the rules file, in a form that Prometheus evaluates."""
+"""The queries of the dashboards and of the rules file, in a form that Prometheus evaluates."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ from typing import Any
 import yaml
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-DASHBOARD = DEPLOY / "grafana/kubeweir.json"
+DASHBOARDS = sorted((DEPLOY / "grafana").glob("*.json"))
 RULES = DEPLOY / "prometheus/kubeweir.rules.yml"
-_VARIABLES = {"$__rate_interval": "15s", "$probe": ".*"}
+_VARIABLES = {"$__rate_interval": "15s", "$probe": ".*", "$namespace": "shop"}
 """Values of Grafana's variables, for a scrape interval of one second."""
 _SELECTOR = re.compile(r"[a-z_]*:?(?:kubeweir_[a-z0-9_]+|\bup\b|process_[a-z_]+)(?::[a-z0-9]+)?(?:\{[^}]*\})?")
 
 
+def panels() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of each dashboard with each of its panels, but those that are headings."""
+    for file in DASHBOARDS:
+        yield from ((file.stem, panel) for panel in json.loads(file.read_text())["panels"] if panel["type"] != "row")
+
+
 def dashboard_queries() -> Iterator[tuple[str, str]]:
     """Yield the panel's title and the query, with Grafana's variables replaced."""
-    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+    for dashboard, panel in panels():
         for target in panel.get("targets", ()):
             query = target["expr"]
             for name, value in _VARIABLES.items():
                 query = query.replace(name, value)
             assert "$" not in query, f"{panel['title']}: a variable that this test does not know: {query}"
-            yield panel["title"], query
+            yield f"{dashboard}: {panel['title']}", query
 
 
 def rules() -> list[dict[str, Any]]:
