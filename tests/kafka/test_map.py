@@ -160,7 +160,7 @@ def test_the_slider_and_the_address_choose_the_time(maps: Maps) -> None:
     named(page, 0)
     expect(page).to_have_url(re.compile("from="))
     page.locator("#from").press("Home")
-    named(page, 0)
+    named(page, EDGES)
     page.locator("#to").press("End")
     named(page, EDGES)
     expect(page).not_to_have_url(re.compile("from="))
