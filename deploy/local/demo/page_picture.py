@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 WIDTH, HEIGHT = 1360, 900
-PATIENCE_MS = 60_000
+PATIENCE_MS = 150_000
 
 
 def missing() -> str:
