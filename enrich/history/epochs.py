@@ -75,8 +75,8 @@ class Epochs:
         Workers may write a record twice. A probe that starts counts from 1 again, and says first what it found."""
         if self.is_full:
             return
-        told = self._rings.setdefault(record.ring, [])
-        last = told[-1] if told else None
+        statements = self._rings.setdefault(record.ring, [])
+        last = statements[-1] if statements else None
         try:
             switched = record.in_force and tuple(nanoseconds(at.removesuffix("Z").encode()) for at in record.in_force)
         except ValueError:
@@ -91,12 +91,12 @@ class Epochs:
             if record.change == last.change + 1:
                 # Without a switch, the change does not concern the kernel, and was made at some time since the last.
                 since = since or last.sure_ns
-                told[-1] = last._replace(until_ns=sure)
+                statements[-1] = last._replace(until_ns=sure)
             if sure < last.sure_ns:
                 return
         made = _Statement(record.change, record.epoch, since, sure, versions)
         self._statements += 1
-        told.append(made)
+        statements.append(made)
 
     def _intern(self, versions: Iterable[PolicyVersion]) -> Versions:
         made = frozenset(versions)
@@ -107,12 +107,12 @@ class Epochs:
 
     def at(self, ring: str, since_ns: int, until_ns: int) -> frozenset[Versions] | None:
         """Return the sets of policies that a ring's programs may have used in a time; None if that is not known."""
-        told = self._rings.get(ring, ())
+        statements = self._rings.get(ring, ())
         since, until = since_ns - _SLACK_NS, until_ns + _SLACK_NS
-        place = bisect_right(told, since, key=lambda one: one.sure_ns) - 1
+        place = bisect_right(statements, since, key=lambda one: one.sure_ns) - 1
         found, is_covered = set[Versions](), False
-        while 0 <= place < len(told) and told[place].since_ns <= until:
-            one = told[place]
+        while 0 <= place < len(statements) and statements[place].since_ns <= until:
+            one = statements[place]
             if one.versions is None or not one.until_ns:
                 return None
             found.add(one.versions)

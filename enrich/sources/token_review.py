@@ -96,11 +96,11 @@ class _Users:
             until, user = self._known.get(key, (0.0, {}))
         if until > time.monotonic():
             return user
-        asked_at = time.monotonic()
+        began_at = time.monotonic()
         found = _user(client, token)
         if found is not None:
             with self._lock:
-                self._known[key] = asked_at + _USER_S, found
+                self._known[key] = began_at + _USER_S, found
                 self._known.move_to_end(key)
                 while len(self._known) > _MAX_USERS:
                     self._known.popitem(last=False)

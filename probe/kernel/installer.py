@@ -252,10 +252,12 @@ class Installer:
             peers[entries.address_key(*address)] = None if identity is None else (identity.number, identity.kind)
         return peers | {entries.address_key(*address): None for address in omit}
 
-    def _own_addresses(self, desired: Desired, bound: Iterable[Bound], held: Collection[str]) -> frozenset[str]:
+    def _own_addresses(
+        self, desired: Desired, bound: Iterable[Bound], node_addresses: Collection[str]
+    ) -> frozenset[str]:
         ends = endpoints.local_addresses({endpoints.endpoint_key(end): end for end in bound}, ()).keys()
         known, limit = self._local_addresses.values.keys(), self._maps["local_addresses"].max_entries
-        return own_addresses(held, ends, known, limit, desired.addresses)
+        return own_addresses(node_addresses, ends, known, limit, desired.addresses)
 
     def _fitting(self, bound: Sequence[Bound], node: Collection[str]) -> tuple[list[Bound], list[Bound]]:
         known, local = self._endpoints.values, self._local_addresses.values

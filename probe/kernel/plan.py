@@ -66,7 +66,7 @@ class Plan:
 
 
 def own_addresses(
-    held: Collection[str], ends: Collection[bytes], known: Collection[bytes], limit: int,
+    node_addresses: Collection[str], ends: Collection[bytes], known: Collection[bytes], limit: int,
     identities: Mapping[AddressKey, Identity],
 ) -> frozenset[str]:  # fmt: skip
     """Return which of the addresses that the node holds fit ``local_addresses`` beside the pods' (``ends``).
@@ -76,16 +76,16 @@ def own_addresses(
     own to tell who is behind a masquerade, and nothing masquerades behind a Service's address. ``known`` has the keys
     in the map, which take room until the switch; ``identities`` are the policy's.
     """
-    keys = {address: packed_address(address) for address in held}
+    keys = {address: packed_address(address) for address in node_addresses}
     if len({*known, *ends, *keys.values()}) <= limit:
-        return frozenset(held)
+        return frozenset(node_addresses)
 
     def rank(address: str) -> tuple[bool, bool, str]:
         identity = identities.get(host_key(address))
         return identity is None or identity.kind != NODE, keys[address] not in known, address
 
     chosen, free = set(), limit - len(known)
-    for address in sorted(held, key=rank)[: int(_OWN_SHARE * limit)]:
+    for address in sorted(node_addresses, key=rank)[: int(_OWN_SHARE * limit)]:
         is_new = keys[address] not in known
         if not is_new or free > 0:
             chosen.add(address)

@@ -16,8 +16,8 @@ from enrich.runtime.token_gate import TokenGate
 from streams.metrics.web import WebMetrics
 from streams.web.answers import Answers
 from streams.web.feed import FlowFeed
+from streams.web.flows import FlowsView
 from streams.web.health import Health
-from streams.web.live import Live
 from streams.web.map import Map
 from streams.web.map_question import MapQuestion
 from streams.web.past import IN_WINDOW, PastQuestions
@@ -40,14 +40,14 @@ class Page:
     ) -> None:
         """``gate``: None lets everybody see everything."""
         self._answers, self._feed = Answers(metrics, gate, cluster), feed
-        self._live = Live(self._answers, feed, past, metrics)
+        self._flows = FlowsView(self._answers, feed, past, metrics)
         health = Health(self._answers, cluster)
         self.app = Starlette(
             routes=[
                 *(Route(path, _document(text)) for path, text in documents().items()),
                 Route("/healthz", _healthz),
                 self._answers.route("/api/session", self._session),
-                *self._live.routes,
+                *self._flows.routes,
                 *health.routes,
                 *Map(self._answers, pairs).routes,
                 Mount("/static", StaticFiles(directory=STATIC)),
@@ -60,7 +60,7 @@ class Page:
 
     def end(self) -> None:
         """Let all live views end."""
-        self._live.end()
+        self._flows.end()
 
 
 def _document(text: str) -> Callable[[Request], Awaitable[Response]]:

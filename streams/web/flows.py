@@ -32,7 +32,7 @@ _SAID: Final = {
 }
 
 
-class Live:
+class FlowsView:
     """The view Live."""
 
     def __init__(self, answers: Answers, feed: FlowFeed, past: PastQuestions, metrics: WebMetrics) -> None:
