@@ -54,7 +54,7 @@ class Workers:
 
     def send(self, role: str, how: signal.Signals) -> bool:
         """Send a signal to the process of a role; False if it is not running now."""
-        pid = _role_processes(self._service.pid).get(role)
+        pid = role_processes(self._service.pid).get(role)
         if pid is None:
             return False
         with contextlib.suppress(ProcessLookupError):
@@ -63,7 +63,7 @@ class Workers:
 
     def kill_all(self) -> None:
         """Kill the service and all its roles."""
-        for pid in (self._service.pid, *_role_processes(self._service.pid).values()):
+        for pid in (self._service.pid, *role_processes(self._service.pid).values()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._service.wait()
@@ -93,7 +93,7 @@ class Workers:
         self.kill_all()
 
 
-def _role_processes(supervisor: int) -> dict[str, int]:
+def role_processes(supervisor: int) -> dict[str, int]:
     """Return the processes that a supervisor has started, by role."""
     found = {}
     with contextlib.suppress(OSError):

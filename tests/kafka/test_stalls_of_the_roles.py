@@ -1,23 +1,28 @@
 """Brokers are frozen, away, or return at another address, or topics are made again: every role says so, and works again
 soon after they do.
 
-A real Prometheus with the shipped rules sees it, too; only the time for which a rule must hold is cut.
+A real Prometheus with the shipped rules sees it, too, and further faults of the roles; only the times and the number of
+restarts after which a rule holds are cut.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
+import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient
 from ports import free_ports
 
-from streams.main import ROLES
+from streams.main import PORTS, ROLES
+from tests.chaos.workers import role_processes
 from tests.kafka.batches import make_batch, write_manifests
 from tests.kafka.movable import MovableBroker
 from tests.kafka.site import Site, ids_of, make_again, until
@@ -43,17 +48,28 @@ class Roles:
         self.site = Site(broker.address, f"t{secrets.token_hex(4)}", folder)
         self.broker = broker
         self.output, self.routed, self.sent = folder / "flows.log", folder / "routed.log", 0
-        self.first_port = free_ports(len(ROLES) + 1)
-        routes = folder / "routes.yaml"
-        routes.write_text(f"version: 1\nroutes: [{{name: all, outputs: [{{file: {{path: {self.routed}}}}}]}}]\n")
+        self.first_port = free_ports(len(PORTS) + 3)
+        self.page, self.hubble = (f"127.0.0.1:{self.first_port + len(PORTS) + number}" for number in (1, 2))
+        self._routes = folder / "routes.yaml"
+        self.route()
         self.service = self.site.start(
-            *ROLES, WEIR_STALL=str(_STALL_S), WEIR_FILE_PATH=str(self.output), WEIR_ROUTES=str(routes),
-            WEIR_METRICS=f"127.0.0.1:{self.first_port}",
+            *PORTS, WEIR_STALL=str(_STALL_S), WEIR_FILE_PATH=str(self.output), WEIR_ROUTES=str(self._routes),
+            WEIR_METRICS=f"127.0.0.1:{self.first_port}", WEIR_WEB=self.page, WEIR_HUBBLE=self.hubble,
         )  # fmt: skip
+
+    def route(self, *more: str) -> None:
+        """Route all records to the file, and by further routes in YAML's flow style."""
+        listed = ", ".join([f"{{name: all, outputs: [{{file: {{path: {self.routed}}}}}]}}", *more])
+        self._routes.write_text(f"version: 1\nroutes: [{listed}]\n")
+
+    def signal(self, role: str, how: signal.Signals) -> None:
+        """Send a signal to the process of a role, as soon as it has one."""
+        until(lambda: role in role_processes(self.service.process.pid) or None, f"the process of {role}")
+        os.kill(role_processes(self.service.process.pid)[role], how)
 
     def get(self, role: str, path: str = "/readyz") -> str:
         """Return a page of a role or of all, whatever its status; what went wrong if there is none."""
-        port = self.first_port + [*ROLES, "all"].index(role)
+        port = self.first_port + (PORTS | {"all": len(ROLES)})[role]
         try:
             status, text = page_of(port, path)
         except OSError as error:
@@ -83,12 +99,13 @@ class Roles:
     def prometheus(self) -> Prometheus:
         """Start a Prometheus that scrapes the roles."""
         rules = self.site.folder / "rules.yml"
-        rules.write_text(re.sub(r"for: \d+m", "for: 1s", RULES.read_text()))
-        ports = [self.first_port + ROLES.index(role) for role in ROLES]
+        text = re.sub(r"for: \d+m", "for: 1s", RULES.read_text())
+        rules.write_text(text.replace(" > 300", f" > {_STALL_S}").replace("[30m]) > 4", "[30m]) > 1"))
+        ports = [self.first_port + PORTS[role] for role in PORTS]
         return Prometheus(self.site.folder, {"weir-streams": [f"127.0.0.1:{port}" for port in ports]}, rules)
 
     def pages(self) -> dict[str, str]:
-        return {role: self.get(role) for role in (*ROLES, "all")}
+        return {role: self.get(role) for role in (*PORTS, "all")}
 
 
 @pytest.fixture(scope="module")
@@ -104,24 +121,31 @@ def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
             made.site.end()
 
 
-def test_every_role_tells_the_truth_about_frozen_and_moved_brokers(
-    roles: Roles, request: pytest.FixtureRequest
-) -> None:
+@pytest.fixture(scope="module")
+def prometheus(roles: Roles) -> Iterator[Prometheus]:
+    running = roles.prometheus()
+    yield running
+    running.stop()
+
+
+def firing(prometheus: Prometheus) -> set[str]:
+    return {one["metric"]["alertname"] for one in prometheus.ask('ALERTS{alertstate="firing"}')}
+
+
+def test_every_role_tells_the_truth_about_frozen_and_moved_brokers(roles: Roles, prometheus: Prometheus) -> None:
     broker = roles.broker
-    prometheus = roles.prometheus()
 
     def alerts() -> set[str]:
         found = prometheus.ask('ALERTS{alertname="WeirNotReady", alertstate="firing"}')
         return {one["metric"]["check"] for one in found}
 
-    request.addfinalizer(prometheus.stop)
     roles.send(10)
     roles.wait_until_all_is_well()
     with broker.frozen():
         roles.send(10)
         until(lambda: all(page.startswith("503 ") for page in roles.pages().values()) or None, "503 of every role")
         assert all("Kafka has" in page for page in roles.pages().values())
-        until(lambda: alerts() >= {"kafka", *ROLES[1:]} or None, "an alert for each role")
+        until(lambda: alerts() >= {"kafka", *PORTS} - {"enrich"} or None, "an alert for each role")
     roles.wait_until_all_is_well()
     until(lambda: not alerts() or None, "the end of the alerts")
     broker.move()
@@ -172,3 +196,29 @@ def test_no_role_crashes_when_brokers_are_away_and_each_reads_topics_that_are_ma
     roles.send(10)
     roles.wait_until_all_is_well()
     assert not roles.crashed()
+
+
+def test_every_further_fault_of_the_roles_fires_its_alert(roles: Roles, prometheus: Prometheus) -> None:
+    """All at once: each alert is about another role, or another series."""
+    roles.send(10)
+    roles.wait_until_all_is_well()
+    # Prometheus looks for its targets only some seconds after its start.
+    until(lambda: len(prometheus.ask("up == 1")) == len(PORTS), "a scrape of each role", _PATIENCE_S)
+    roles.signal("stdout", signal.SIGSTOP)
+    nowhere = f"http://127.0.0.1:{free_ports(1)}/v1/logs"
+    roles.route(f"{{name: nowhere, outputs: [{{otlp: {{endpoint: '{nowhere}'}}}}]}}")
+    roles.site.send(b"no batch")
+    roles.sent += 5  # verdicts that no batch has
+    roles.send(10)
+    roles.site.flush()
+    starts = f'process_start_time_seconds{{instance="127.0.0.1:{roles.first_port + PORTS["file"]}"}}'
+    for number in (1, 2):
+        roles.signal("file", signal.SIGKILL)
+        scraped = f"changes({starts}[10m]) >= {number}"
+        until(partial(prometheus.ask, scraped), "a scrape of the next process", _PATIENCE_S)
+    lasting = {"WeirDown", "WeirNotReady", "WeirCallsFail", "WeirGroupLate"}
+    expected = lasting | {"WeirSinkFailing", "WeirRestarting", "WeirDeadLetters", "WeirVerdictsMissing"}
+    until(lambda: firing(prometheus) >= expected or None, lambda: f"{expected - firing(prometheus)}", _PATIENCE_S)
+    roles.signal("stdout", signal.SIGCONT)
+    roles.route()
+    until(lambda: not firing(prometheus) & lasting or None, lambda: f"the end of {firing(prometheus)}", _PATIENCE_S)
