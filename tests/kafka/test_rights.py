@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from click.testing import CliRunner, Result
 from confluent_kafka import Producer
 from confluent_kafka.admin import AclBinding, AclOperation, NewTopic, ResourceType
 
@@ -31,6 +32,7 @@ from enrich.wire.topics import Topic, topics
 from probe.export.interval_publisher import AddressIntervalPublisher
 from probe.export.publisher import Publisher
 from probe.export.spool import Spool
+from streams.cli.main import command
 from streams.journal.reading import read_journal
 from streams.kafka.connection import Connection, ReadError
 from streams.kafka.exactly_once import ExactlyOnce, TransactionAbortedError, Write
@@ -112,7 +114,7 @@ def test_everything_works_with_exactly_these_rights(granted: Granted, hook: Hook
     (tmp_path / "alerts.yaml").write_text(json.dumps(alerts))
     service = site.start(
         "enrich", "file", "routes", "alerts", "journal",
-        **granted.env["workers"], WEIR_FILE_PATH=str(tmp_path / "all.log"),
+        **granted.env["workers"], WEIR_FILE_PATH=str(tmp_path / "all.log"), WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="1",
         WEIR_ROUTES=str(tmp_path / "routes.yaml"), WEIR_ALERTS=str(tmp_path / "alerts.yaml"),
     )  # fmt: skip
     try:
@@ -139,6 +141,8 @@ def test_everything_works_with_exactly_these_rights(granted: Granted, hook: Hook
         _see_positions_with_two_more_rights(granted, site)
         names = topics(granted.prefix, 4)
         until(lambda: any(one.kind == "Node" for one in read_journal(granted.connection("readers"), names)))
+        _ask_every_question(site.env(**granted.env["readers"]), tmp_path)
+        _see_which_right_raw_verdicts_need(granted, site)
         for role in ("enrich", "file", "routes", "alerts", "journal"):
             until(lambda role=role: service.get("/readyz", role)[0] == 200)  # type: ignore[misc]  # mypy cannot type a default
         assert not [line for line in service.lines() if "DESCRIBE_CONFIGS" in line["event"]]
@@ -160,6 +164,48 @@ def _see_positions_with_two_more_rights(granted: Granted, site: Site) -> None:
     granted.broker.allow(user, ResourceType.TOPIC, f"{granted.prefix}.verdicts.raw", describe)
     granted.broker.allow(user, ResourceType.GROUP, f"{granted.prefix}.{_CLUSTER}.", describe, prefixed=True)
     until(lambda: not unknown())
+
+
+def _ask(env: dict[str, str], *arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments, env=env)
+
+
+def _ask_every_question(env: dict[str, str], folder: Path) -> None:
+    """Run every command that reads Kafka, and see in each answer that it has read."""
+    names = ("old.yaml", "new.yaml", "alerts.yaml", "routes.yaml")
+    old, new, alerts, routes = (str(folder / name) for name in names)
+    for path, direction in ((old, "Ingress"), (new, "Egress")):
+        Path(path).write_text(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: nothing, namespace: shop}\n"
+            f"spec: {{podSelector: {{}}, policyTypes: [{direction}]}}\n"
+        )
+    questions = {
+        ("top", "--count", "1"): "records/s",
+        ("explain", "shop/web-0", "shop/api-0:8080", "--at", "1s"): "as far as 1 address intervals go",
+        ("explain", "r1-3"): "record r1-3: deny",
+        ("verify",): "100 records read",
+        ("backtest", new): "cannot say             2 pairs            100 connections",
+        ("recommend",): "stay denied",
+        ("policies",): "evidence: c1",
+        ("diff", old, new): "the pairs are complete from",
+        ("sql", "select 'n=' || count(*) from pairs"): "n=2",
+        ("sql", "select 'n=' || count(*) from policies"): "n=",
+        ("sql", "select 'n=' || count(*) from profiles"): "n=3",
+        ("dead", "list"): "wrong_node",
+        ("alerts", "test", alerts, "--kafka"): "1 alerts fired",
+        ("routes", "groups", routes): "route.all.file: in use",
+    }
+    for question, read in questions.items():
+        answer = _ask(env, *question)
+        assert not _is_refused(answer.output), (question, answer.output)
+        assert read in answer.output, (question, answer.output, answer.exception)
+
+
+def _see_which_right_raw_verdicts_need(granted: Granted, site: Site) -> None:
+    """Readers need no right on raw verdicts, except for this question."""
+    answer = _ask(site.env(**granted.env["readers"]), "sql", "select count(*) from verdicts")
+    user, topic = granted.env["readers"]["WEIR_KAFKA_USERNAME"], f"{granted.prefix}.verdicts.raw"
+    assert f"User:{user} has no right READ on the topic {topic}" in answer.output
 
 
 def test_a_sink_that_may_write_no_dead_letters_waits_for_the_right(granted: Granted, tmp_path: Path) -> None:
