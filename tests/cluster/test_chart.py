@@ -24,7 +24,7 @@ from tests.cluster.rendering import (
     with_components,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 EXAMPLE = ROOT / "deploy/examples"
 OPERATOR = "--api-versions=monitoring.coreos.com/v1"
