@@ -127,6 +127,25 @@ def test_a_large_number_in_a_file_of_values_stays_a_number(helm: Path, tmp_path:
     }  # fmt: skip
 
 
+def test_a_name_of_digits_stays_a_name_and_a_large_number_a_number(helm: Path, tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(
+        "image: {pullSecrets: ['7']}\nkafka: {secret: '5'}\nprobe: {priorityClassName: '8', maxUnavailable: 1000000}\n"
+        "streams: {autoscaling: {enabled: true, minReplicas: 1000000, maxReplicas: 2000000}}\n"
+    )
+    values = "-f", file, "--set=criticalQuota=true,networkPolicy.enabled=true", OPERATOR
+    found = template(helm, *values, namespace="1234")
+    assert {namespace for _, namespace, _ in found} == {"", "1234"}
+    assert ("Namespace", "", "1234") in found
+    probe = found["DaemonSet", "1234", "weir-probe"]["spec"]
+    pod = probe["template"]["spec"]
+    secrets = [one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one]
+    assert (pod["imagePullSecrets"], pod["priorityClassName"], secrets) == ([{"name": "7"}], "8", ["5"])
+    assert probe["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": 1_000_000}
+    scaler = found["HorizontalPodAutoscaler", "1234", "weir-streams"]["spec"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (1_000_000, 2_000_000)
+
+
 def test_the_chart_passes_helms_own_check(helm: Path) -> None:
     done = run_helm(helm, "lint", "--strict", CHART)
     assert done.returncode == 0, done.stdout

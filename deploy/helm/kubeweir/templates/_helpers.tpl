@@ -1,4 +1,4 @@
-{{/* These templates render the same objects as deploy/kubernetes: tests/deploy/test_chart.py compares each of them. */}}
+{{/* These templates render the same objects as deploy/kubernetes: tests/cluster/test_chart.py compares each of them. */}}
 
 {{- define "kubeweir.image" -}}
 {{- $image := .Values.image -}}
@@ -113,7 +113,7 @@ it wants to hash, too, and takes an empty one.
 {{/* Where a pod may run, of the values of one service. */}}
 {{- define "kubeweir.placement" -}}
 {{- with .priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
@@ -127,7 +127,7 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end -}}
@@ -152,7 +152,7 @@ readinessProbe:
 {{/* The volumes that all services have, and their mounts. */}}
 {{- define "kubeweir.volumes" -}}
 - name: kafka
-  secret: {secretName: {{ .Values.kafka.secret }}, optional: true, defaultMode: 0444}
+  secret: {secretName: {{ .Values.kafka.secret | quote }}, optional: true, defaultMode: 0444}
 {{- if .Values.metricsTls }}
 - name: metrics-tls
   secret: {secretName: kubeweir-metrics-tls, defaultMode: 0444}
@@ -178,7 +178,7 @@ readinessProbe:
 
 {{- define "kubeweir.metadata" -}}
 name: {{ .name }}
-namespace: {{ .root.Release.Namespace }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
   app.kubernetes.io/name: {{ .name }}
   {{- include "kubeweir.partOf" .root | nindent 2 }}
