@@ -106,6 +106,7 @@ def test_what_detaches_is_the_same(kubectl: Path, helm: Path) -> None:
     [
         ("images.tag=1", "images"),
         ("settings.WEIR_KAFAK=kafka:9092", "WEIR_KAFAK"),
+        ("settings.WEIR_METRICS=127.0.0.1:9701", "WEIR_METRICS"),
         ("image.digest=sha256:12", "digest"),
         ("kafka.protocol=tls", "protocol"),
         ("streams.replicas=two", "replicas"),

@@ -51,8 +51,16 @@ def _prometheus_rule() -> str:
 
 def _schema(settings: set[str]) -> str:
     schema = json.loads((ROOT / _SCHEMA).read_text())
-    schema["properties"]["settings"]["propertyNames"]["enum"] = sorted(settings)
+    schema["properties"]["settings"]["propertyNames"]["enum"] = sorted(settings - set(_variables_of_containers()))
     return json.dumps(schema, indent=2) + "\n"
+
+
+def _variables_of_containers() -> Iterator[str]:
+    """Yield the variables that containers have of their own, which win over a setting of the same name."""
+    for service in ("weir-probe", "weir-streams", "weir-web"):
+        for one in yaml.safe_load_all((ROOT / f"{_KUBERNETES}/{service}.yaml").read_text()):
+            for container in one["spec"]["template"]["spec"]["containers"]:
+                yield from (variable["name"] for variable in container["env"])
 
 
 def described_values() -> Iterator[tuple[str, Any, str]]:
@@ -79,7 +87,7 @@ def _values_page() -> str:
         "# Values of the Helm chart",
         f"<!-- {_MADE} -->",
         "[install.md](install.md) says how the chart is installed. Helm refuses a value that is not here, one of"
-        " another type, and a setting that no service has.",
+        " another type, and a setting that no service has, or that would not arrive, because the chart sets it itself.",
         "\n".join(["| value | default | meaning |", "|---|---|---|", *rows]),
     ]
     return "\n\n".join(parts) + "\n"
