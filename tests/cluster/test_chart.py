@@ -162,6 +162,14 @@ def test_the_kinds_of_the_operator_are_rendered_only_where_they_are(helm: Path) 
     assert found["PrometheusRule", "kubeweir", "kubeweir"]["spec"] == sorted_lists(rules)
 
 
+@pytest.mark.parametrize(("value", "rendered"), [("on", True), ("off", False), ("'on'", True), ("auto", True)])
+def test_monitoring_is_switched_in_a_file_of_values(value: str, rendered: bool, helm: Path, tmp_path: Path) -> None:
+    """YAML reads on and off as true and false, if they have no quotes."""
+    file = tmp_path / "values.yaml"
+    file.write_text(f"monitoring: {value}\n")
+    assert (("ServiceMonitor", "kubeweir", "kubeweir") in template(helm, "-f", file, OPERATOR)) is rendered
+
+
 def allowed(api: ApiServer, user: str, namespace: str, what: str) -> bool:
     """Return whether RBAC gives an account of a namespace a right: ``verb group/resource [namespace [name]]``."""
     verb, resource, *where = what.split()

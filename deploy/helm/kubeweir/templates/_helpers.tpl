@@ -19,9 +19,13 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 app.kubernetes.io/part-of: kubeweir
 {{- end -}}
 
-{{/* Whether the cluster's API, or the value, says that the kinds of the Prometheus Operator are there. */}}
+{{/*
+Whether the cluster's API, or the value, says that the kinds of the Prometheus Operator are there. In a file of values, `on`
+and `off` without quotes are true and false.
+*/}}
 {{- define "kubeweir.monitoring" -}}
-{{- if or (eq .Values.monitoring "on") (and (eq .Values.monitoring "auto") (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1")) -}}
+{{- $monitoring := toString .Values.monitoring -}}
+{{- if or (has $monitoring (list "on" "true")) (and (eq $monitoring "auto") (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1")) -}}
 on
 {{- end -}}
 {{- end -}}
