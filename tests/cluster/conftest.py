@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.apiserver import ApiServer
-
-_PROGRAM = Path(__file__).parents[2] / "deploy/local/binaries"
+from tests.cluster.rendering import built
 
 
 @pytest.fixture(scope="session")
 def binaries() -> Path:
     """The folder of etcd and kube-apiserver."""
-    built = subprocess.run([_PROGRAM, "--if-built"], capture_output=True, text=True, check=False)
-    if built.returncode != 0:
-        if shutil.which("go") is None:
-            pytest.skip("needs Go, to build etcd and kube-apiserver (deploy/local/binaries)")
-        built = subprocess.run([_PROGRAM], stdout=subprocess.PIPE, text=True, check=True)
-    return Path(built.stdout.strip())
+    return built("apiserver", "kube-apiserver").parent
 
 
 @pytest.fixture(scope="module")
