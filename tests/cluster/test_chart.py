@@ -108,6 +108,8 @@ def test_what_detaches_is_the_same(kubectl: Path, helm: Path) -> None:
         ("settings.WEIR_KAFAK=kafka:9092", "WEIR_KAFAK"),
         ("settings.WEIR_METRICS=127.0.0.1:9701", "WEIR_METRICS"),
         ("image.digest=sha256:12", "digest"),
+        ("image.repository=registry:5000/kubeweir:latest", "repository"),
+        ("alertmanagers={http://one:9093\\,http://two:9093}", "alertmanagers"),
         ("kafka.protocol=tls", "protocol"),
         ("streams.replicas=two", "replicas"),
         ("kafka.secret=x: {y", "secret"),
@@ -117,6 +119,12 @@ def test_wrong_values_are_refused(values: str, message: str, helm: Path) -> None
     done = run_helm(helm, "template", "kubeweir", CHART, "--set", values)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+def test_a_registry_may_have_a_port(helm: Path) -> None:
+    found = template(helm, "--set=image.repository=registry:5000/security/kubeweir,image.tag=latest")
+    [container] = found["Deployment", "kubeweir", "weir-web"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry:5000/security/kubeweir:latest"
 
 
 def test_a_large_number_in_a_file_of_values_stays_a_number(helm: Path, tmp_path: Path) -> None:
