@@ -170,6 +170,18 @@ def test_the_kinds_of_the_operator_are_rendered_only_where_they_are(helm: Path) 
     assert found["PrometheusRule", "kubeweir", "kubeweir"]["spec"] == sorted_lists(rules)
 
 
+def test_the_example_of_a_monitor_by_tls_is_that_of_the_chart(helm: Path) -> None:
+    [example] = [
+        one
+        for one in yaml.safe_load_all((EXAMPLE / "service-monitor.yaml").read_text())
+        if one["kind"] == "ServiceMonitor"
+    ]
+    monitor = template(helm, OPERATOR, "--set=metricsTls=true")["ServiceMonitor", "kubeweir", "kubeweir"]
+    ports = {one["port"]: one for one in example["spec"]["endpoints"]}
+    assert ports == {one["port"]: one for one in monitor["spec"]["endpoints"]}
+    assert example["spec"]["selector"] == monitor["spec"]["selector"]
+
+
 @pytest.mark.parametrize(("value", "rendered"), [("on", True), ("off", False), ("'on'", True), ("auto", True)])
 def test_monitoring_is_switched_in_a_file_of_values(value: str, rendered: bool, helm: Path, tmp_path: Path) -> None:
     """YAML reads on and off as true and false, if they have no quotes."""
