@@ -1,7 +1,7 @@
 """Answers the requests of the view Health: what `weir status` says, for those who may see the whole cluster.
 
-The command runs in a process of its own, which is ended when its time is over, and its answer is kept for a moment, so
-that many people who look cost as much as one.
+The command runs in a process of its own, which is ended when its time is over. Its answer, or why there is none, is
+kept for a moment, so that many people who look cost as much as one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Health:
         """``cluster``: the only one that is shown; empty: all."""
         self._answers, self._cluster = answers, cluster
         self._asking = asyncio.Lock()
-        self._kept: dict[str, tuple[float, Json]] = {}
+        self._kept: dict[str, tuple[float, Json | RefusedError]] = {}
         self.routes: Sequence[Route] = (answers.route("/api/health", self._health),)
 
     async def _health(self, request: Request) -> object:
@@ -55,11 +55,22 @@ class Health:
         """Return the status of a window, at most some seconds old. Raises RefusedError."""
         clock = asyncio.get_running_loop().time
         async with self._asking:
-            made_at, found = self._kept.get(since, (-_KEPT_S, {}))
-            if clock() - made_at >= _KEPT_S:
-                found = await self._ask(since)
-                self._kept[since] = clock(), found
-            return found
+            # An answer may have megabytes, which nobody wants any more.
+            self._kept = {one: kept for one, kept in self._kept.items() if clock() - kept[0] < _KEPT_S}
+            if since not in self._kept:
+                outcome = await self._outcome(since)
+                self._kept[since] = clock(), outcome
+            found = self._kept[since][1]
+        if isinstance(found, RefusedError):
+            raise RefusedError(found.status, str(found))
+        return found
+
+    async def _outcome(self, since: str) -> Json | RefusedError:
+        """Return the status, or why there is none: those who wait must not each wait for the next failure."""
+        try:
+            return await self._ask(since)
+        except RefusedError as error:
+            return error
 
     async def _ask(self, since: str) -> Json:
         text = bytearray()

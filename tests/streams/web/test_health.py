@@ -53,6 +53,44 @@ def test_an_answer_is_kept_for_those_who_look_together(monkeypatch: pytest.Monke
     assert commands == [("status", "-o", "json", "--since", "1h", "--cluster", "c1")]
 
 
+def test_a_failure_is_kept_for_those_who_wait_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the last of ten people waits ten times as long as the command may take."""
+    commands: list[Any] = []
+
+    async def run(words: Any, *_: Any) -> Ended:
+        commands.append(words)
+        await asyncio.sleep(0)
+        return Ended(None, is_late=True, lines=[])
+
+    monkeypatch.setattr(health, "run", run)
+    request = Request({"type": "http", "headers": [], "query_string": b""})
+
+    async def look() -> Any:
+        view = Health(Answers(WebMetrics(CollectorRegistry()), None, "c1"), "c1")
+        return await asyncio.gather(*(view._health(request) for _ in range(10)), return_exceptions=True)
+
+    found = asyncio.run(look())
+    assert [(type(one), one.status) for one in found] == [(RefusedError, 503)] * 10
+    assert len(commands) == 1
+
+
+def test_an_answer_that_is_too_old_is_not_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(_words: Any, _env: Any, _stdin: bytes, _seconds: float, take: Any) -> Ended:
+        take(b'{"nodes": []}')
+        return Ended(0, is_late=False, lines=[])
+
+    monkeypatch.setattr(health, "run", run)
+    monkeypatch.setattr(health, "_KEPT_S", 0.0)
+
+    async def look() -> Any:
+        view = Health(Answers(WebMetrics(CollectorRegistry()), None, "c1"), "c1")
+        for window in (b"since=15m", b"since=1h", b"since=24h"):
+            await view._health(Request({"type": "http", "headers": [], "query_string": window}))
+        return list(view._kept)
+
+    assert asyncio.run(look()) == ["24h"]
+
+
 def test_only_some_times_can_be_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RefusedError, match="must be one of") as caught:
         ask(None, monkeypatch, b"since=9y")
