@@ -75,13 +75,17 @@ class Answers:
             raise RefusedError(503, "The API server cannot be asked what you may see: try again.")
         return answer
 
-    async def ask(self, question: Callable[[], T]) -> T:
-        """Ask on a thread. Raises RefusedError if too many others wait, and what the question raises."""
+    async def ask(self, request: Request, question: Callable[[], T]) -> T:
+        """Ask on a thread. Raises RefusedError if too many others wait, or if nobody waits for the answer any more, and
+        what the question raises."""
         if self._waiting >= _MAX_WAITING:
             raise RefusedError(503, "Too many questions wait for their answer: try again.")
         self._waiting += 1
         try:
             async with self._asking:
+                if await request.is_disconnected():
+                    # A page that was loaded again, say. What others wait for comes sooner without it.
+                    raise RefusedError(503, "The browser that asked is gone.")
                 return await asyncio.wrap_future(start_work(question, "web-question"))
         finally:
             self._waiting -= 1

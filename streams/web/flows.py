@@ -52,14 +52,14 @@ class FlowsView:
     async def _flows(self, request: Request) -> object:
         viewer = await self._answers.viewer(request)
         query = read_query(request.query_params.multi_items())
-        return await self._answers.ask(partial(self._past.flows, query, viewer))
+        return await self._answers.ask(request, partial(self._past.flows, query, viewer))
 
     async def _explain(self, request: Request) -> object:
         viewer = await self._answers.viewer(request)
         record_id, at = request.query_params.get("id", ""), request.query_params.get("at", "")
         if not record_id or not at or len(record_id) > 100 or len(at) > 40:
             raise RefusedError(400, "A record is named by its id and its time.")
-        return await self._answers.ask(partial(self._past.explanation, record_id, at, viewer))
+        return await self._answers.ask(request, partial(self._past.explanation, record_id, at, viewer))
 
     async def _follow(self, request: Request) -> Response:
         try:

@@ -40,6 +40,6 @@ class Map:
         self._waiting += 1
         try:
             async with self._turn:
-                return await self._answers.ask(partial(self._question.ask, window, viewer))
+                return await self._answers.ask(request, partial(self._question.ask, window, viewer))
         finally:
             self._waiting -= 1
