@@ -213,6 +213,16 @@ def test_what_cannot_be_shown_is_said(maps: Maps, address: str, where: str, said
     tab.page.context.close()
 
 
+def test_an_answer_that_is_cut_off_is_asked_for_again(maps: Maps) -> None:
+    tab = Tab(maps.browser.new_context(viewport={"width": 1360, "height": 900}))
+    page = tab.page
+    page.route(re.compile("/api/map"), lambda route: route.fulfill(body='{"begins_s": 1'), times=1)
+    page.goto(f"{maps.url}map?since=6h")
+    expect(page.locator("#problem")).to_contain_text("The page tries again")
+    named(page, EDGES)
+    close(tab)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1360, 390])
 def test_the_map_fits_screens_and_schemes(maps: Maps, scheme: str, width: int) -> None:

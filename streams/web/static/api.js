@@ -1,6 +1,7 @@
 // Asks the page's server. A token, if one is needed, stays in this tab and travels in a header.
 
 const KEY = "kubeweir-token";
+const CUT = "The connection to the page's server has ended.";
 
 export const token = {
   get: () => sessionStorage.getItem(KEY) || "",
@@ -36,7 +37,13 @@ async function ask(path, options = {}) {
 }
 
 export async function get(path, options) {
-  return (await ask(path, options)).json();
+  const answer = await ask(path, options);
+  try {
+    return await answer.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused(0, CUT);
+  }
 }
 
 /** Read server-sent events until the stream ends: calls `take(name, data)`. EventSource can send no token. */
@@ -50,7 +57,7 @@ export async function stream(path, take, signal) {
       ({ value, done } = await reader.read());
     } catch (error) {
       if (signal.aborted) throw error;
-      throw new Refused(0, "The connection to the page's server has ended.");
+      throw new Refused(0, CUT);
     }
     if (done) return;
     text += value;

@@ -156,7 +156,7 @@ async function showPast(session, signal) {
     showEmpty();
   } catch (error) {
     // A view without its past goes on with what arrives.
-    if (!(error instanceof Refused) || error.status !== 503 || isPast()) throw error;
+    if (!(error instanceof Refused) || ![0, 503].includes(error.status) || isPast()) throw error;
     byId("notice").textContent = `Earlier records are missing here: ${plain(error.message)}`;
   }
 }
