@@ -238,6 +238,18 @@ def test_what_no_eye_follows_is_sampled_and_said(pages: Pages) -> None:
     close(tab)
 
 
+def test_a_live_view_goes_on_saying_that_its_past_is_missing(pages: Pages) -> None:
+    tab = Tab(pages.browser.new_context())
+    page = tab.page
+    page.route(re.compile("/api/flows"), lambda route: route.fulfill(status=503, json={"error": "Kafka is slow"}))
+    page.goto(pages.url)
+    arrive(page)
+    (record,) = pages.send()
+    expect(shown(page, record)).to_be_visible()
+    expect(page.locator("#notice")).to_contain_text("Earlier records are missing here: Kafka is slow")
+    page.context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1360, 390])
 def test_it_fits_screens_and_schemes(pages: Pages, scheme: str, width: int) -> None:

@@ -29,6 +29,8 @@ let paused = [];
 let isPaused = false;
 let seen = [];
 let behind = { at: 0, skipped: 0 };
+let cut = { at: 0, why: "" };
+let missing = "";
 
 byId("zone").textContent = isUtc ? "Time (UTC)" : `Time (${zoneName})`;
 byId("pause").addEventListener("click", pause);
@@ -54,12 +56,15 @@ function tell() {
   const now = Date.now();
   seen = seen.filter((one) => now - one.at < 5000);
   const [all, shown, withheld] = ["all", "shown", "withheld"].map((name) => seen.reduce((sum, one) => sum + one[name], 0));
-  const parts = [];
+  const parts = missing ? [missing] : [];
   if (isPaused) parts.push(`Paused: ${number.format(paused.length)} new records wait.`);
   if (all > shown) parts.push(`Sampled: about ${number.format(Math.round(shown / 5))} of ${number.format(Math.round(all / 5))} records a second are shown, denies first. The rates above count all.`);
   if (withheld) parts.push(`${number.format(withheld)} records were left out, because the API server did not say in time whether you may see them.`);
   if (now - behind.at < 60_000) parts.push(`At ${clockOf(behind.at / 1000)}, ${number.format(behind.skipped)} records were left out, in the rates, too: they came faster than the page's server takes them.`);
-  byId("notice").textContent = parts.join(" ");
+  if (now - cut.at < 60_000) parts.push(`At ${clockOf(cut.at / 1000)}, the view was cut, and began again. ${plain(cut.why)}`);
+  // A screen reader reads what is put there, also if it is the same as before.
+  const text = parts.join(" ");
+  if (byId("notice").textContent !== text) byId("notice").textContent = text;
 }
 
 function empty(text, ...more) {
@@ -101,7 +106,10 @@ function take(name, data) {
     behind = { at: Date.now(), skipped: data.skipped };
     tell();
   }
-  if (name === "cut" && data.why) byId("notice").textContent = `${plain(data.why)} The view was cut and begins again.`;
+  if (name === "cut" && data.why) {
+    cut = { at: Date.now(), why: data.why };
+    tell();
+  }
 }
 
 /** Begin the view that the address means. */
@@ -114,7 +122,8 @@ async function begin() {
   strip.clear();
   paused = [];
   seen = [];
-  byId("notice").textContent = "";
+  missing = "";
+  tell();
   byId("kafka").hidden = true;
   byId("empty").hidden = true;
   state("", "Connecting…");
@@ -152,13 +161,14 @@ async function showPast(session, signal) {
   try {
     const found = await get(`/api/flows?${parameters()}`, { signal });
     lines.add(found.flows);
-    if (!found.is_whole && parameters().get("since")) byId("notice").textContent = `Only the first ${number.format(session.most)} records of this time are shown: narrow it down.`;
+    missing = !found.is_whole && parameters().get("since") ? `Only the first ${number.format(session.most)} records of this time are shown: narrow it down.` : "";
     showEmpty();
   } catch (error) {
     // A view without its past goes on with what arrives.
     if (!(error instanceof Refused) || ![0, 503].includes(error.status) || isPast()) throw error;
-    byId("notice").textContent = `Earlier records are missing here: ${plain(error.message)}`;
+    missing = `Earlier records are missing here: ${plain(error.message)}`;
   }
+  tell();
 }
 
 /** Say why there is no view; return whether it is no use to try again. */
