@@ -67,11 +67,15 @@ function soon() {
 }
 
 function refresh() {
-  if (!answer) return;
+  if (!answer?.edges.length) return;
   const verdict = parameters().get("verdict") || "";
   graph = makeGraph(answer, groups, { ...span.steps, verdict, closed });
   for (const node of graph.nodes.values()) [node.x, node.y] = spots.get(node.id) || [0, 0];
-  if (chosen && !graph.nodes.has(chosen)) chosen = "";
+  if (chosen && !graph.nodes.has(chosen)) {
+    // Its namespace was closed. Whatever does not belong to what is chosen is faint, so all would be.
+    chosen = "";
+    canvas.look({ chosen });
+  }
   canvas.show(graph, circles);
   list();
 }
@@ -170,8 +174,10 @@ function empty(text, ...more) {
 function take(found) {
   answer = found;
   groups = readGroups(answer);
+  graph = null;
   circles = new Map();
   chosen = opened = "";
+  byId("found").textContent = "";
   byId("notice").textContent = answer.notes.map((one) => `${plain(one[0].toUpperCase() + one.slice(1))}.`).join(" ");
   if (answer.empty) {
     empty("No connections were counted in this time.", plain(answer.empty), "Workers count who talked to whom if they are told to, and the map shows it a minute later:",
@@ -269,7 +275,7 @@ function startControls() {
   });
   byId("search").addEventListener("input", () => {
     remember({ search: byId("search").value.trim() });
-    if (!answer) return;
+    if (!graph) return;
     canvas.look({ search: searched() });
     list();
   });
