@@ -181,6 +181,12 @@ def test_namespaces_close_and_a_link_keeps_them_closed(maps: Maps) -> None:
     expect(lines(page)).to_have_count(4)
     page.get_by_role("button", name="Namespaces only").click()
     expect(page.locator("#map")).to_have_attribute("aria-label", re.compile("between 4 places"))
+    page.get_by_text("Namespaces", exact=True).click()
+    page.locator("#group-list").get_by_role("button", name=re.compile("^shop")).click()
+    expect(page.locator("#map")).to_have_attribute("aria-label", re.compile("between 6 places"))
+    expect(page).to_have_url(re.compile("groups=closed&except=ns%3Ashop"))
+    page.reload()
+    expect(page.locator("#map")).to_have_attribute("aria-label", re.compile("between 6 places"))
     assert tab.violations() == []
     close(tab)
 

@@ -140,18 +140,19 @@ function toggle(key) {
   arrange();
 }
 
-/** Groups are open unless there are very many places; the address names those that are otherwise. */
+/** Groups are open unless there are very many places. The address says how most of them are, and names the others. */
 function rememberClosed() {
-  const [isFolded, all] = [closed.size === groups.size, [...groups.keys()]];
-  remember({ groups: isFolded ? "closed" : closed.size ? "" : "open", closed: isFolded ? "" : all.filter((key) => closed.has(key)).slice(0, 50).join(",") });
+  const isFolded = closed.size * 2 > groups.size;
+  const others = [...groups.keys()].filter((key) => closed.has(key) !== isFolded);
+  remember({ groups: isFolded ? "closed" : "open", except: others.slice(0, 50).join(",") });
 }
 
 function readClosed() {
   const query = parameters();
-  const named = (query.get("closed") || "").split(",");
-  const isFolded = query.get("groups") === "closed" || (!query.get("groups") && !query.get("closed") && answer.places.length > OPEN_UP_TO);
+  const isFolded = query.get("groups") ? query.get("groups") === "closed" : answer.places.length > OPEN_UP_TO;
+  const others = (query.get("except") || "").split(",");
   closed.clear();
-  for (const key of groups.keys()) if (isFolded || named.includes(key)) closed.add(key);
+  for (const key of groups.keys()) if (others.includes(key) !== isFolded) closed.add(key);
 }
 
 function showTip({ node, title }, x, y) {
