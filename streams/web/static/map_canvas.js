@@ -95,6 +95,8 @@ export function startCanvas(canvas, actions) {
 
   const redo = () => {
     paths = null;
+    // A slider redoes the map in each frame, and the browser frees megabytes that nobody closes only when it likes.
+    picture?.bitmap.close();
     picture = null;
     ask();
   };
