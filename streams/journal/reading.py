@@ -92,7 +92,7 @@ def within_memory(entries: Iterable[JournalEntry], topic: str, most: int = MAX_M
         used += _BYTES_OF_AN_ENTRY + len(state) + _BYTES_OF_A_VALUE * values
         if used > most:
             raise JournalSizeError(
-                f"{topic} has more versions than fit in memory ({most >> 30} GiB): ask about a later time, and "
+                f"{topic} has more versions than fit in memory ({most >> 20:,} MiB): ask about a later time, and "
                 "look whether somebody else writes to it"
             )
         yield entry

@@ -21,6 +21,7 @@ from enrich.wire.flow import Flow
 from streams.cli.explain_past import intervals_of, nanoseconds, of_record
 from streams.cli.past import load_past
 from streams.cli.past_answers import past_lines
+from streams.journal.reading import JournalSizeError
 from streams.kafka.connection import Connection, NoTopicError, ReadError
 from streams.kafka.ranges import ends_of
 from streams.kafka.reading import TopicReader
@@ -43,6 +44,9 @@ TIMEOUT_S: Final = 20.0
 MAX_BYTES: Final = 256 << 20
 """What is read of the journal and of address intervals to explain a record: Kafka sends as much of them in that time as
 it can, and all of it becomes objects in the memory of the page."""
+_MAX_MEMORY: Final = 192 << 20
+"""What these objects may take of the journal: many empty rules take 25 times their bytes, and three people may ask at
+once."""
 _ASK_S: Final = 5.0
 _ASK_AGAIN_S: Final = 0.02
 T = TypeVar("T")
@@ -155,11 +159,13 @@ class PastQuestions:
             return answer
         try:
             with reading_within(max(0.0, deadline - time.monotonic()), MAX_BYTES):
-                past = load_past(connection, topics, flow.cluster, nanoseconds(flow.timestamp), EVERYWHERE)
+                at_ns = nanoseconds(flow.timestamp)
+                past = load_past(connection, topics, flow.cluster, at_ns, EVERYWHERE, _MAX_MEMORY)
                 intervals = intervals_of(connection, topics.endpoints.name, past.timeline.cluster)
             found = of_record(past, intervals, flow)
         except ReadError as error:
-            hint = ": weir explain has no such limit" if isinstance(error, ReadingLimitError) else ""
+            is_limit = isinstance(error, ReadingLimitError | JournalSizeError)
+            hint = ": weir explain may take more" if is_limit else ""
             answer["why"] = f"What policies said then is not known: {error}{hint}"
             return answer
         answer["lines"] = [[depth, style, text] for depth, style, text in past_lines(found)]
