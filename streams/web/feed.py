@@ -106,7 +106,7 @@ class FlowFeed:
     def _run(self) -> None:
         sent_at = time.monotonic()
         while not self._stop.is_set():
-            if not self._watchers and not self._is_lately_used():
+            if not self._is_used():
                 self._shut()
                 # Nobody asks Kafka until somebody looks, so it is not known any more whether it answers.
                 with self._lock:
@@ -135,7 +135,8 @@ class FlowFeed:
             self._shut()
             self._stop.wait(_RETRY_S)
 
-    def _is_lately_used(self) -> bool:
+    def _is_used(self) -> bool:
+        """Return whether somebody looks, or has looked lately."""
         if self._watchers:
             return True
         return self._reader is not None and time.monotonic() - self._used_at < _IDLE_S

@@ -71,8 +71,11 @@ class MapQuestion:
         except (TooManyPairsError, TooWideError) as error:
             raise QueryError("since", f"{error}: choose a shorter time, or weir sql") from error
         if traffic.is_coarse:
-            notes.append("there are too many workloads for one map: each namespace stands for its own")
-        if traffic.has_other_networks:
+            notes.append(
+                "there are too many connections for one map: each namespace stands for its workloads, and all networks "
+                "outside the cluster are shown as one, as all nodes are"
+            )
+        elif traffic.has_other_networks:
             notes.append("the networks outside the cluster are many: some are shown as one")
         places, edges = traffic.places_and_edges()
         return TrafficMap(
