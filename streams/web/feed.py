@@ -108,9 +108,11 @@ class FlowFeed:
         while not self._stop.is_set():
             if not self._is_used():
                 self._shut()
-                # Nobody asks Kafka until somebody looks, so it is not known any more whether it answers.
                 with self._lock:
-                    self._away_since = None
+                    # Nobody asks Kafka until somebody looks, so it is not known any more whether it answers. Who has
+                    # come while the client was closed was told that it is away, and must be told when it is back.
+                    if not self._watchers:
+                        self._away_since = None
                 self.turns += 1
                 self._wake.wait(1.0)
                 self._wake.clear()

@@ -235,6 +235,30 @@ def test_while_nobody_looks_nothing_is_known_of_kafka() -> None:
     feed.stop()
 
 
+def test_who_comes_while_the_client_is_closed_is_told_that_kafka_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.web.feed._IDLE_S", 0.0)
+    monkeypatch.setattr("streams.web.feed._QUIET_S", 0.0)
+    late: list[View] = []
+
+    class SlowTopic(Topic):
+        def close(self) -> None:
+            super().close()
+            self.fails_at = ""
+            if not late:
+                late.append(View(feed))
+
+    topic = SlowTopic()
+    feed = FlowFeed(topic.open)
+    feed.start()
+    view = View(feed)
+    until(lambda: topic.started == 1)
+    topic.fails_at = "bounds"
+    until(lambda: True in view.states())
+    feed.leave(view.watcher)
+    until(lambda: bool(late) and late[0].states() == [True, False])
+    feed.stop()
+
+
 def test_what_comes_faster_than_it_is_taken_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streams.web.feed._COMPARE_S", 0.05)
     topic = BusyTopic(100)
