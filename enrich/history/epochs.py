@@ -88,12 +88,14 @@ class Epochs:
             is_behind = record.epoch < last.epoch or (record.epoch == last.epoch and switched)
             if is_behind or (record.change, record.epoch, versions) == (last.change, last.epoch, last.versions):
                 return
-            if record.change == last.change + 1:
-                # Without a switch, the change does not concern the kernel, and was made at some time since the last.
-                since = since or last.sure_ns
-                statements[-1] = last._replace(until_ns=sure)
+            # A change without a switch is said to be sure when it was written, which may be after the next switch. Of
+            # what is left out here, nothing is known: the last statement keeps an unknown end.
             if sure < last.sure_ns:
                 return
+            if record.change == last.change + 1:
+                # Without a switch, the change does not concern the kernel, and was made at some time since the last.
+                since = since or last.since_ns
+                statements[-1] = last._replace(until_ns=sure)
         made = _Statement(record.change, record.epoch, since, sure, versions)
         self._statements += 1
         statements.append(made)

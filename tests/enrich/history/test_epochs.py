@@ -149,6 +149,26 @@ def test_a_change_without_a_switch_was_made_at_some_time_before_it_was_said() ->
     assert found.at("ring", at(5), at(5)) is None
 
 
+def test_a_switch_that_was_made_before_an_earlier_change_was_written_is_not_forgotten() -> None:
+    """One tally has two changes: one without a switch, dated by when a worker wrote it, and a switch before that."""
+    statements = said(
+        (11.0, statement(1, [OPEN], 10)), (1021.0, statement(2, [OPEN, OTHER], None, 51)),
+        (1021.0, statement(3, [DENY], 1018)), (1031.0, statement(4, [OPEN], 1030)), (2001.0, statement(5, [], 2000)),
+    )  # fmt: skip
+    for seconds in (1019.5, 1025, 1029.5):
+        right = listed(DENY).as_version()
+        found = statements.at("ring", at(seconds), at(seconds))
+        assert found is None or any(right in one for one in found), seconds
+    assert statements.at("ring", at(1032), at(1032)) == frozenset({frozenset({listed(OPEN).as_version()})})
+
+
+def test_of_two_changes_without_a_switch_either_may_be_older_than_what_was_written() -> None:
+    found = said(first, (900.0, statement(2, [DENY, OTHER], None, 51)), (900.0, statement(3, [OTHER], None, 51)), (
+        1021.0, statement(4, [OPEN], 1020)))  # fmt: skip
+    deny, other = (listed(one).as_version() for one in (DENY, OTHER))
+    assert found.at("ring", at(500), at(500)) == {frozenset({deny}), frozenset({deny, other}), frozenset({other})}
+
+
 def test_a_change_elsewhere_on_the_node_is_not_the_subjects() -> None:
     """A policy that does not select the subject comes and goes on the node; the journal has it, too."""
     more = [entry(OTHER, 1000.2), gone(OTHER, 1010)]
