@@ -8,7 +8,7 @@ characters, changes of direction, tags) are escaped as the commands escape them 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -21,6 +21,8 @@ _MAX_DEPTH: Final = 30
 _MOST_ITEMS: Final = 512
 _FEWEST_KEYS: Final = 64
 """Objects keep so many keys: ours have fewer, but labels and annotations may have any number."""
+_MAX_NAME: Final = 100
+"""Characters of a key in a line that says where a list was cut."""
 
 
 class TooLargeError(ValueError):
@@ -60,18 +62,31 @@ def fit(value: Any, most: int = MAX_BYTES) -> tuple[Any, list[str]]:
     raise TooLargeError(f"the answer has more than {most >> 10} KiB: ask for less")
 
 
-def _cut(value: Any, items: int, place: str, cuts: dict[str, None]) -> Any:
+def _cut(value: Any, items: int, place: str, cuts: dict[str, None], depth: int = 0) -> Any:
+    if depth >= _MAX_DEPTH:
+        return value  # clean() puts a text in its place
     if isinstance(value, list):
         if len(value) > items:
             cuts[f"{place or 'answer'}: the first {items:,} of {len(value):,}"] = None
-        return [_cut(one, items, f"{place}[]", cuts) for one in value[:items]]
+        return [_cut(one, items, f"{place}[]", cuts, depth + 1) for one in value[:items]]
     if isinstance(value, dict):
         keys = max(items, _FEWEST_KEYS)
         if len(value) > keys:
             cuts[f"{place or 'answer'}: the first {keys:,} of {len(value):,} keys"] = None
         named = list(value.items())[:keys]
-        return {name: _cut(one, items, f"{place}.{name}".lstrip("."), cuts) for name, one in named}
+        return {
+            name: _cut(one, items, f"{place}.{name[:_MAX_NAME]}".lstrip("."), cuts, depth + 1) for name, one in named
+        }
     return value
+
+
+class _Kept(NamedTuple):
+    """A record that is kept."""
+
+    value: Any
+    bytes: int
+    is_cut: bool
+    """Whether a list in it is not whole."""
 
 
 class Records:
@@ -79,7 +94,7 @@ class Records:
 
     def __init__(self, most: int, *, keeps_last: bool, max_bytes: int = MAX_BYTES) -> None:
         self._most, self._keeps_last, self._max_bytes = most, keeps_last, max_bytes
-        self._found: list[tuple[int, Any]] = []
+        self._found: list[_Kept] = []
         self._bytes = 0
         self._left_out = 0
         self.is_full = False
@@ -87,23 +102,24 @@ class Records:
 
     def add(self, line: bytes) -> None:
         """Take a line. Raises ValueError if it is not JSON."""
-        value, _ = fit(orjson.loads(line), self._max_bytes // 2)
+        value, cuts = fit(orjson.loads(line), self._max_bytes // 2)
         length = size(value)
-        self._found.append((length, value))
+        self._found.append(_Kept(value, length, bool(cuts)))
         self._bytes += length
         while len(self._found) > self._most or self._bytes > self._max_bytes:
-            gone, _ = self._found.pop(0 if self._keeps_last else -1)
-            self._bytes -= gone
+            self._bytes -= self._found.pop(0 if self._keeps_last else -1).bytes
             self._left_out += 1
             self.is_full = not self._keeps_last
 
     @property
     def values(self) -> list[Any]:
         """The records that are kept, in their order."""
-        return [value for _, value in self._found]
+        return [one.value for one in self._found]
 
     def cuts(self) -> Iterator[str]:
         """Yield what is missing."""
         if self._left_out:
             which = "last" if self._keeps_last else "first"
             yield f"only the {which} {len(self._found):,} records are here: narrow the question, or use fields or by"
+        if cut := sum(one.is_cut for one in self._found):
+            yield f"lists are cut in {cut:,} of the records"

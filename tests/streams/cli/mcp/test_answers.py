@@ -22,6 +22,24 @@ def test_what_people_cannot_see_is_shown_and_long_texts_are_cut() -> None:
     assert "cut: too deep" in orjson.dumps(clean(deep)).decode()
 
 
+@pytest.mark.parametrize(("begin", "end"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_what_a_stranger_has_nested_deeply_is_cut(begin: bytes, end: bytes) -> None:
+    records = Records(1, keeps_last=True)
+    records.add(b'{"id":"ring-1","new":%b1%b}' % (begin * 1000, end * 1000))
+    (found,) = records.values
+    assert found["id"] == "ring-1"
+    assert "cut: too deep" in orjson.dumps(found).decode()
+
+
+def test_lines_about_cut_lists_have_no_long_names() -> None:
+    value: Any = {f"list{number}": list(range(1000)) for number in range(60)}
+    for letter in "abcde":
+        value = {letter * 3000: value}
+    _, cuts = fit(value, 25_000)
+    assert len(cuts) == 60
+    assert all(len(line) < 600 for line in cuts)
+
+
 def test_lists_are_cut_until_the_answer_fits() -> None:
     whole: dict[str, Any] = {"sums": {"newly_denied": 3}, "findings": [{"text": "x" * 100, "policies": ["a", "b"]}] * 5}
     assert fit(whole) == (whole, [])
@@ -50,6 +68,12 @@ def test_records_keep_the_first_or_the_last_by_count_and_by_size() -> None:
     for number in range(10):
         records.add(orjson.dumps({"number": number, "text": "x" * 400}))
     assert [one["number"] for one in records.values] == [8, 9]
+    records = Records(2, keeps_last=True)
+    records.add(orjson.dumps({"policies": list(range(1000))}))
+    records.add(b"{}")
+    assert list(records.cuts()) == ["lists are cut in 1 of the records"]
+    records.add(b"{}")
+    assert list(records.cuts()) == ["only the last 2 records are here: narrow the question, or use fields or by"]
     with pytest.raises(ValueError, match="invalid literal"):
         records.add(b"no JSON")
 
