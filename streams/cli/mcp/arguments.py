@@ -21,7 +21,8 @@ MAX_POLICIES: Final = 64 << 10
 """Characters of policies that a client passes."""
 _MAX_VALUE: Final = 300
 _MAX_VALUES: Final = 20
-_NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f]*$"
+_NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f]*(?![\s\S])"
+"""Not with ``$``, which Python finds before a line break at the end, too."""
 _NOT: Final = "not"
 _MAX_SHOWN: Final = 200
 Json = dict[str, Any]

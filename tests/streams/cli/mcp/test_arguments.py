@@ -64,6 +64,7 @@ def test_what_cannot_be_used_is_named() -> None:
     assert _refused("observe", pod=["a"] * 21) == "pod: has 21 values; 20 are allowed"
     assert _refused("observe", pod=["a" * 301]) == "pod.0: has 301 characters; 300 are allowed"
     assert _refused("observe", pod=["a\0"]) == "pod.0: must have no line breaks and no control characters"
+    assert _refused("observe", pod=["a\n"]) == "pod.0: must have no line breaks and no control characters"
     assert _refused("observe", pod=["\ud800"]) == "pod: has characters that are not text"
     assert _refused("observe", **{"not": {"pods": ["a"]}}) == "not: there is no argument 'pods'; did you mean pod?"
     assert _refused("status", kafka="a:1").startswith("there is no argument 'kafka'; there are since, without, cluster")
