@@ -15,7 +15,7 @@ from streams.kafka.connection import CALL_TIMEOUT_S, Connection, NoTopicError, R
 from streams.kafka.errors import topic_error
 from streams.kafka.hanging_calls import close_consumer
 from streams.kafka.offsets import offsets_for_times
-from streams.kafka.reading_limit import spend
+from streams.kafka.reading_limit import is_limited, spend
 from streams.kafka.records import Record, Run, records_of, runs_of
 from streams.kafka.unreadable import Unreadable
 
@@ -44,7 +44,7 @@ def read_committed(
         consumer.assign(offsets_for_times(consumer, requests, CALL_TIMEOUT_S) if since_ms else _beginning(requests))
         while missing:
             found = consumer.consume(5000, 0.1)
-            spend(_size(found))
+            _spend(found)
             ends = [one for one in found if _is_end(one)]
             missing -= {one.partition() for one in ends}
             yield from records_of(
@@ -70,8 +70,10 @@ def _is_end(message: Message) -> bool:
     return error is not None and error.code() == KafkaError._PARTITION_EOF
 
 
-def _size(messages: Iterable[Message]) -> int:
-    return sum(len(one) for one in messages if one.error() is None)
+def _spend(messages: Iterable[Message]) -> None:
+    """Count what was read, if this thread may only read so much: sizes of ten million messages take seconds to add."""
+    if is_limited():
+        spend(sum(len(one) for one in messages if one.error() is None))
 
 
 class TopicReader:
@@ -159,7 +161,7 @@ class TopicReader:
         if found:
             found += self._consumer.consume(most - 1, 0)
         self._ended |= {one.partition() for one in found if _is_end(one)}
-        spend(_size(found))
+        _spend(found)
         return found
 
     def skip(self, partitions: Collection[int]) -> None:

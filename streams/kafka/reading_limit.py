@@ -39,6 +39,11 @@ def reading_within(seconds: float, max_bytes: int) -> Iterator[None]:
         _limit.reset(token)
 
 
+def is_limited() -> bool:
+    """Return whether this thread may only read so much."""
+    return _limit.get() is not None
+
+
 def spend(size: int = 0) -> None:
     """Count bytes that were read. Raises ReadingLimitError if the thread may read no more."""
     limit = _limit.get()

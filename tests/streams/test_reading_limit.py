@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
+from confluent_kafka import Message
 
+from streams.kafka import reading
 from streams.kafka.reading_limit import ReadingLimitError, reading_within, spend
 
 
@@ -35,3 +38,18 @@ def test_the_limit_is_of_one_thread() -> None:
         thread.start()
         thread.join()
     assert found == ["read"]
+
+
+def test_sizes_are_only_added_up_where_there_is_a_limit() -> None:
+    asked = []
+
+    def messages() -> Iterator[Message]:
+        asked.append(1)
+        yield Message(topic="flows", value=b"x" * 100)
+
+    reading._spend(messages())
+    assert not asked
+    with reading_within(60, 100):
+        reading._spend(messages())
+        with pytest.raises(ReadingLimitError, match="more than 0 MiB"):
+            reading._spend(messages())
