@@ -20,7 +20,7 @@ from streams.cli.dead_letters import Letter, Redriven, letter_of, mark_of, redri
 from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.kafka_options import kafka_options, read_settings
 from streams.kafka.connection import Connection, ReadError
-from streams.kafka.ranges import read_range
+from streams.kafka.ranges import ends_of, read_range
 from streams.kafka.reading import TopicReader
 from streams.kafka.redrive import Resender
 from streams.kafka.topics import partitions_of
@@ -66,7 +66,7 @@ def _opened(command: _Command) -> _Command:
             raise click.UsageError(str(error)) from error
         try:
             reader = TopicReader(connection, settings.topics.dead.name)
-            ends = {partition: end for partition, (_, end) in reader.bounds().items()}
+            ends = ends_of(reader)
             command(_DeadTopic(connection, settings.topics, reader, ends), **options)
         except ReadError as error:
             end(error, connection, needs_to_read(settings.topics.dead.name))

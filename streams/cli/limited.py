@@ -12,7 +12,7 @@ import msgspec
 
 from enrich.wire.bounds import Cluster, Count, Node, RingId, Seconds
 from streams.kafka.connection import ReadError
-from streams.kafka.ranges import Reader, read_range
+from streams.kafka.ranges import Reader, ends_of, read_range
 from streams.observing.observe import LastKeys, Window, unix_ms
 
 _RECORDS_PER_READ: Final = 1000
@@ -54,7 +54,7 @@ class LimitedLines:
     def ends(self) -> dict[int, int]:
         """Return where the past ends."""
         with self._unread():
-            return {partition: end for partition, (_, end) in self._reader.bounds().items()}
+            return ends_of(self._reader)
         return {}
 
     def show_past(self, window: Window, ends: Mapping[int, int]) -> None:

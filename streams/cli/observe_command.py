@@ -23,6 +23,7 @@ from streams.cli.negation import NegatingCommand, split
 from streams.cli.output import OUTPUTS, writer_of
 from streams.cli.terminal import PipeConsole, progress_removed, show_progress
 from streams.kafka.connection import Connection, NoTopicError, ReadError
+from streams.kafka.ranges import ends_of
 from streams.kafka.reading import TopicReader
 from streams.observing.choice import Choice
 from streams.observing.filter_options import read_choice
@@ -194,7 +195,7 @@ def _limited_lines(connection: Connection, topic: str, request: _Request) -> Lim
 def _show(
     readers: Sequence[TopicReader], limited: LimitedLines | None, request: _Request, topics: Sequence[str]
 ) -> None:
-    ends = [{partition: end for partition, (_, end) in reader.bounds().items()} for reader in readers]
+    ends = [ends_of(reader) for reader in readers]
     limited_ends = limited.ends() if limited else {}
     window, write = request.window, writer_of(request.output, request.fields)
     shown = 0

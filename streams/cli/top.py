@@ -21,7 +21,7 @@ from streams.cli.columns import Read, row_of
 from streams.cli.rates import TICKS, Rate, Rates, as_object, bars
 from streams.cli.terminal import printable
 from streams.kafka.connection import ReadError
-from streams.kafka.ranges import Reader
+from streams.kafka.ranges import Reader, ends_of
 from streams.observing.choice import Choice
 from streams.observing.observe import Selection
 
@@ -73,7 +73,7 @@ class Top:
 
     def run(self, show: Show, count: int | None = None) -> None:
         """Show a snapshot after each tick, until interrupted, or ``count`` times."""
-        self._next = {partition: end for partition, (_, end) in self.reader.bounds().items()}
+        self._next = ends_of(self.reader)
         self.reader.start(self._next)
         selection, due = Selection(self.choice), time.monotonic() + self.tick_s
         while count is None or count > 0:
@@ -93,12 +93,11 @@ class Top:
     def _look_at_kafka(self) -> None:
         """Find out whether Kafka answers, and skip records if too many wait."""
         try:
-            bounds = self.reader.bounds()
+            ends = ends_of(self.reader)
         except ReadError:
             self._away_since = self._away_since or self._heard_at
             return
         self._away_since, self._heard_at = None, datetime.now(UTC)
-        ends = {partition: end for partition, (_, end) in bounds.items()}
         behind = sum(max(0, end - self._next.get(partition, end)) for partition, end in ends.items())
         if behind > _MAX_BEHIND:
             self._skipped += behind

@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 
 from enrich.wire.flow import Flow, decode_flow
 from streams.kafka.connection import Connection, NoTopicError
-from streams.kafka.ranges import RunReader, read_runs
+from streams.kafka.ranges import RunReader, ends_of, read_runs
 from streams.kafka.reading import TopicReader
 
 ID: Final = re.compile(r"[!-.0-~]{1,64}-[0-9]{1,20}")
@@ -106,7 +106,7 @@ class RecordSearch:
         self._span = span
         self._starts = reader.at_time(max(1, span.since_ms))
         self._until_ms = span.until_ms + _LATE_MS if span.is_past else None
-        self._bounds = {one: end for one, (_, end) in reader.bounds().items()}
+        self._bounds = ends_of(reader)
         later = {} if self._until_ms is None else reader.at_time(self._until_ms)
         self._ends = {one: min(end, later.get(one, end)) for one, end in self._bounds.items()}
         """The offsets of the first later records. Records of the time in question may stand behind them."""
