@@ -35,7 +35,9 @@ _SLACK_NS: Final = 1_000_000_000
 """A program reads the clock shortly before the epoch, and the offset of that clock is corrected in steps."""
 _MAX_STATEMENTS: Final = 200_000
 _MAX_VERSIONS: Final = 1_000_000
-"""About 100 MB. Statements beyond it are left out, so that nothing is said of their times."""
+"""In all sets. Statements beyond it are left out, so that nothing is said of their times."""
+_MAX_DISTINCT: Final = 200_000
+"""Versions that are kept once for all sets, about half a kilobyte each. All of this takes about 250 MB at most."""
 
 
 class _Statement(NamedTuple):
@@ -59,6 +61,7 @@ class Epochs:
     def __init__(self) -> None:
         self._rings: dict[str, list[_Statement]] = {}
         self._interned: dict[Versions, Versions] = {}
+        self._distinct: dict[PolicyVersion, PolicyVersion] = {}
         self._statements = self._versions = 0
 
     def __bool__(self) -> bool:
@@ -67,7 +70,11 @@ class Epochs:
     @property
     def is_full(self) -> bool:
         """Whether statements were left out, because there were too many."""
-        return self._statements >= _MAX_STATEMENTS or self._versions >= _MAX_VERSIONS
+        return (
+            self._statements >= _MAX_STATEMENTS
+            or self._versions >= _MAX_VERSIONS
+            or len(self._distinct) >= _MAX_DISTINCT
+        )
 
     def add(self, record: InForceRecord, written_ns: int) -> None:
         """Add a record. ``written_ns``: when a worker wrote it; by then it was true.
@@ -101,7 +108,7 @@ class Epochs:
         statements.append(made)
 
     def _intern(self, versions: Iterable[PolicyVersion]) -> Versions:
-        made = frozenset(versions)
+        made = frozenset(self._distinct.setdefault(one, one) for one in versions)
         if made not in self._interned:
             self._interned[made] = made
             self._versions += len(made)

@@ -183,11 +183,20 @@ def test_where_labels_of_a_namespace_changed_too_nothing_is_left_out() -> None:
     assert judged(ALLOWED, 1010, said(*SWITCHED), *more)[0] is Outcome.AGREES
 
 
-def test_only_so_many_statements_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_VERSIONS", 1)
+@pytest.mark.parametrize("bound", ["_MAX_VERSIONS", "_MAX_DISTINCT"])
+def test_only_so_many_statements_are_kept(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, bound, 1)
     found = said(*SWITCHED)
     assert found.is_full
     assert judged(DENIED, 1030, found)[0] is Outcome.LATE
+
+
+def test_a_version_that_many_sets_have_is_kept_once() -> None:
+    found = said((11.0, statement(1, [DENY], 10)), (21.0, statement(2, [DENY, OTHER], 20)), (
+        31.0, statement(3, [], 30)))  # fmt: skip
+    kept = [one for versions in found.at("ring", at(20), at(20)) or () for one in versions if one.name == "deny"]
+    assert len(kept) == 2
+    assert kept[0] is kept[1]
 
 
 def test_nodes_are_only_asked_about_records_of_which_they_decide() -> None:
