@@ -104,6 +104,15 @@ def test_prometheus_does_not_drop_a_port_by_relabeling(name: str, patches: tuple
     assert all(re.fullmatch(kept, f"{name};{port}") for port in exposed(name, *patches))
 
 
+def test_labels_of_whom_a_metric_is_about_are_kept() -> None:
+    """The alert about a closed pod and the dashboard of a namespace would else name kubeweir's own."""
+    [scraped] = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    assert scraped["honor_labels"] is True
+    for file in ("kubernetes/components/monitoring/service-monitor.yaml", "examples/service-monitor.yaml"):
+        [monitor] = [one for one in yaml.safe_load_all((DEPLOY / file).read_text()) if one["kind"] == "ServiceMonitor"]
+        assert all(one["honorLabels"] is True for one in monitor["spec"]["endpoints"]), file
+
+
 def test_the_component_hubble_has_room_to_sort_the_answers_of_all_its_clients() -> None:
     [patch, _] = objects(f"{HUBBLE}/weir-streams.yaml")
     [volume] = patch["spec"]["template"]["spec"]["volumes"]
