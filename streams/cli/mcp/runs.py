@@ -98,4 +98,5 @@ def _lines(errors: bytes) -> list[str]:
         line.removeprefix("weir: ").removeprefix("Error: ") for line in errors.decode(errors="replace").split("\n")
     ]
     shown = [printable(line) for line in found if line.strip() and not line.startswith(("Usage: ", "Try "))]
-    return shown[-_MAX_LINES:]
+    left_out = len(shown) - _MAX_LINES
+    return shown if left_out <= 0 else [f"... (cut: {left_out} lines)", *shown[left_out:]]
