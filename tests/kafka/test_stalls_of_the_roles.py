@@ -62,10 +62,20 @@ class Roles:
         listed = ", ".join([f"{{name: all, outputs: [{{file: {{path: {self.routed}}}}}]}}", *more])
         self._routes.write_text(f"version: 1\nroutes: [{listed}]\n")
 
-    def signal(self, role: str, how: signal.Signals) -> None:
-        """Send a signal to the process of a role, as soon as it has one."""
-        until(lambda: role in role_processes(self.service.process.pid) or None, f"the process of {role}")
-        os.kill(role_processes(self.service.process.pid)[role], how)
+    def signal(self, role: str, how: signal.Signals) -> int:
+        """Send a signal to the process of a role, as soon as it has one; return the process."""
+        pid = until(lambda: role_processes(self.service.process.pid).get(role), f"the process of {role}")
+        os.kill(pid, how)
+        return pid
+
+    @contextlib.contextmanager
+    def frozen(self, role: str) -> Iterator[None]:
+        """Stop the process of a role meanwhile. A failing test must not leave it so: only SIGKILL would end it."""
+        pid = self.signal(role, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def get(self, role: str, path: str = "/readyz") -> str:
         """Return a page of a role or of all, whatever its status; what went wrong if there is none."""
@@ -204,21 +214,20 @@ def test_every_further_fault_of_the_roles_fires_its_alert(roles: Roles, promethe
     roles.wait_until_all_is_well()
     # Prometheus looks for its targets only some seconds after its start.
     until(lambda: len(prometheus.ask("up == 1")) == len(PORTS), "a scrape of each role", _PATIENCE_S)
-    roles.signal("stdout", signal.SIGSTOP)
-    nowhere = f"http://127.0.0.1:{free_ports(1)}/v1/logs"
-    roles.route(f"{{name: nowhere, outputs: [{{otlp: {{endpoint: '{nowhere}'}}}}]}}")
-    roles.site.send(b"no batch")
-    roles.sent += 5  # verdicts that no batch has
-    roles.send(10)
-    roles.site.flush()
-    starts = f'process_start_time_seconds{{instance="127.0.0.1:{roles.first_port + PORTS["file"]}"}}'
-    for number in (1, 2):
-        roles.signal("file", signal.SIGKILL)
-        scraped = f"changes({starts}[10m]) >= {number}"
-        until(partial(prometheus.ask, scraped), "a scrape of the next process", _PATIENCE_S)
-    lasting = {"WeirDown", "WeirNotReady", "WeirCallsFail", "WeirGroupLate"}
-    expected = lasting | {"WeirSinkFailing", "WeirRestarting", "WeirDeadLetters", "WeirVerdictsMissing"}
-    until(lambda: firing(prometheus) >= expected or None, lambda: f"{expected - firing(prometheus)}", _PATIENCE_S)
-    roles.signal("stdout", signal.SIGCONT)
+    with roles.frozen("stdout"):
+        nowhere = f"http://127.0.0.1:{free_ports(1)}/v1/logs"
+        roles.route(f"{{name: nowhere, outputs: [{{otlp: {{endpoint: '{nowhere}'}}}}]}}")
+        roles.site.send(b"no batch")
+        roles.sent += 5  # verdicts that no batch has
+        roles.send(10)
+        roles.site.flush()
+        starts = f'process_start_time_seconds{{instance="127.0.0.1:{roles.first_port + PORTS["file"]}"}}'
+        for number in (1, 2):
+            roles.signal("file", signal.SIGKILL)
+            scraped = f"changes({starts}[10m]) >= {number}"
+            until(partial(prometheus.ask, scraped), "a scrape of the next process", _PATIENCE_S)
+        lasting = {"WeirDown", "WeirNotReady", "WeirCallsFail", "WeirGroupLate"}
+        expected = lasting | {"WeirSinkFailing", "WeirRestarting", "WeirDeadLetters", "WeirVerdictsMissing"}
+        until(lambda: firing(prometheus) >= expected or None, lambda: f"{expected - firing(prometheus)}", _PATIENCE_S)
     roles.route()
     until(lambda: not firing(prometheus) & lasting or None, lambda: f"the end of {firing(prometheus)}", _PATIENCE_S)
