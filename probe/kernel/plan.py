@@ -76,6 +76,8 @@ def own_addresses(
     own to tell who is behind a masquerade, and nothing masquerades behind a Service's address. ``known`` has the keys
     in the map, which take room until the switch; ``identities`` are the policy's.
     """
+    if len(known) + len(ends) + len(node_addresses) <= limit:
+        return frozenset(node_addresses)  # usually: without parsing them all
     keys = {address: packed_address(address) for address in node_addresses}
     if len({*known, *ends, *keys.values()}) <= limit:
         return frozenset(node_addresses)

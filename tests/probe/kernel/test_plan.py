@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
+
 from enrich.wire.mapped_address import packed_address
 from probe.kernel.plan import own_addresses
 from probe.policy.desired import NODE, Identity, host_key
@@ -46,3 +48,12 @@ def test_what_takes_room_until_the_switch_is_waited_for() -> None:
 def test_more_of_the_nodes_own_than_fit_leave_room_for_pods() -> None:
     held = [f"198.18.0.{number}" for number in range(1, 101)]
     assert len(chosen(held, 40)) == 30
+
+
+def test_addresses_are_parsed_only_if_not_all_surely_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kube-proxy in IPVS mode gives a node tens of thousands, and each pass asks."""
+    limit = len(SERVICES) + len(PODS)
+    monkeypatch.setattr("probe.kernel.plan.packed_address", None)
+    assert own_addresses(SERVICES, PODS, [], limit, {}) == set(SERVICES)
+    with pytest.raises(TypeError):
+        own_addresses(SERVICES, PODS, [], limit - 1, {})
