@@ -47,9 +47,11 @@ def endpoint_key(end: Bound) -> bytes:
 
 
 def local_addresses(ends: Mapping[bytes, Bound], node: Iterable[str]) -> dict[bytes, int]:
-    """Return, for each address of this node, the index of the interface behind it; LOCAL_NODE for the node's own."""
-    own = {packed_address(address): LOCAL_NODE for address in node}
-    return own | {packed_address(address): end.index for end in ends.values() for address in end.addresses}
+    """Return, for each address of this node, the index of the interface behind it; LOCAL_NODE for the node's own.
+
+    Those of pods come first: they are written first, so that they have room if the kernel refuses one of the others."""
+    of_pods = {packed_address(address): end.index for end in ends.values() for address in end.addresses}
+    return of_pods | {packed_address(address): LOCAL_NODE for address in node} | of_pods
 
 
 def pack(end: Bound, policy: PolicySet, old: bytes, now_ns: int) -> bytes:

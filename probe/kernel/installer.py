@@ -95,7 +95,7 @@ class Installer:
         return used | self.budgets.usage()
 
     def limit(self, name: str) -> int:
-        """Return how many entries a policy map takes: its size, or fewer if the kernel refused one lately."""
+        """Return how many entries a map takes: its size, or fewer if the kernel refused one lately."""
         return min(self._maps[name].max_entries, self._refused_at.get(name, 1 << 32))
 
     def forget_refusals(self) -> None:
@@ -256,13 +256,13 @@ class Installer:
         self, desired: Desired, bound: Iterable[Bound], node_addresses: Collection[str]
     ) -> frozenset[str]:
         ends = endpoints.local_addresses({endpoints.endpoint_key(end): end for end in bound}, ()).keys()
-        known, limit = self._local_addresses.values.keys(), self._maps["local_addresses"].max_entries
+        known, limit = self._local_addresses.values.keys(), self.limit("local_addresses")
         return own_addresses(node_addresses, ends, known, limit, desired.addresses)
 
     def _fitting(self, bound: Sequence[Bound], node: Collection[str]) -> tuple[list[Bound], list[Bound]]:
         known, local = self._endpoints.values, self._local_addresses.values
         room = self.limit("endpoints") - len(known)
-        local_room = self._maps["local_addresses"].max_entries - len(local)
+        local_room = self.limit("local_addresses") - len(local)
         local_room -= sum(key not in local for key in endpoints.local_addresses({}, node))
         return fitting(bound, known, room, local, local_room)
 

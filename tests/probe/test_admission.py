@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import random
 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from enrich.model import Object
+from enrich.model import Object, Pod
 from enrich.policy.matching import PolicyView
 from enrich.wire.batch import Reason, Verdict
 from probe.admission import Admission
@@ -16,7 +17,7 @@ from probe.kernel.installer import Installer
 from probe.kernel.room import InstallError
 from probe.ledger import Ledger
 from probe.policy.compiler import Compiler
-from tests.probe.kernel.memory_maps import MemoryMaps
+from tests.probe.kernel.memory_maps import MemoryMap, MemoryMaps
 from tests.probe.policy.random_clusters import World, changes, expected, questions, subjects, worlds
 from tests.probe.policy.test_compiler_property import ledger
 
@@ -115,3 +116,29 @@ def test_a_kernel_that_refuses_writes_opens_nothing(world: World, steps: list[Ch
             node.install(world.view())
         assert not node.admission.incomplete
         node.check(world.view())
+
+
+class _Short(MemoryMap):
+    """A map that is larger than what the kernel has memory for."""
+
+    def set(self, key: bytes, value: bytes) -> None:
+        if key not in self.content and len(self.content) >= 40:
+            raise OSError(errno.ENOMEM, "no memory")
+        super().set(key, value)
+
+
+def test_addresses_of_the_node_for_which_the_kernel_has_no_memory_keep_no_policy_from_being_installed() -> None:
+    maps = MemoryMaps({})
+    maps._maps["local_addresses"] = _Short("local_addresses", 1 << 16, lambda: False)
+    around = Surroundings(node=frozenset(f"10.96.0.{number}" for number in range(1, 101)))
+    pods = [Pod("shop", f"web-{number}", f"uid-{number}", {}, (f"10.0.0.{number}",), "n1") for number in (1, 2)]
+    bound = [Bound(number, number, pod.uid, pod.ips) for number, pod in enumerate(pods, 1)]
+    with ledger() as numbers:
+        node = _Node(numbers, maps)
+        for count in (1, 2):
+            for _ in range(2):
+                view = PolicyView({}, {}, {}, {}, {})
+                node.admission.install(view, pods[:count], bound[:count], around, lambda: None)
+                assert node.admission.unlisted >= 60
+            assert not node.admission.incomplete
+            assert {one.index for one in bound[:count]} <= node.admission._installer.endpoints.keys()
