@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from netns import Space, open_socket, run
+from netns import Space, open_socket, sysctl
 
 from tests.kernel.ear import Ear, new_mark
 from tests.kernel.frames import Wire, ipv4, ipv6, udp
@@ -56,8 +56,7 @@ class Relay:
         self.world = self.rig.net.pod(node, *WORLD)
         self.device = "br0" if self.site.wiring == "bridged" else self.client.link
         for name in {"all", self.device, self.client.link}:
-            run(node, "sysctl", "-qw", f"net.ipv4.conf.{name}.accept_source_route=1",
-                f"net.ipv6.conf.{name}.seg6_enabled=1")  # fmt: skip
+            sysctl(node, f"net.ipv4.conf.{name}.accept_source_route=1", f"net.ipv6.conf.{name}.seg6_enabled=1")
         self.policies(client_may_send=False, server_is_open=False)
 
     def policies(self, *, client_may_send: bool, server_is_open: bool) -> None:
@@ -81,7 +80,7 @@ class Relay:
 
     def close(self) -> None:
         for name in ("net.ipv4.conf.all.accept_source_route", "net.ipv6.conf.all.seg6_enabled"):
-            run(self.rig.node, "sysctl", "-qw", f"{name}=0")
+            sysctl(self.rig.node, f"{name}=0")
         self.rig.net.remove(self.world)
         self.site.close()
 
