@@ -91,6 +91,8 @@ class Admission:
         """The pods that are closed, and why."""
         self.unlisted = 0
         """How many of the node's own addresses the map ``local_addresses`` has no room for."""
+        self._made_room = False
+        """Whether some of these may fit now, because the last installation removed others."""
         self.in_force = PoliciesOfEpochs()
 
     def retry_in(self) -> float | None:
@@ -98,7 +100,7 @@ class Admission:
         if len(self._waiting()) < len(self._closed):
             return 0.0
         due = [closed.retry_at - self._clock() for closed in self._closed.values()]
-        return max(0.0, min(due)) if due else _FIRST_DELAY_S if self.incomplete else None
+        return max(0.0, min(due)) if due else _FIRST_DELAY_S if self.incomplete or self._made_room else None
 
     def install(
         self,
@@ -130,6 +132,7 @@ class Admission:
         done = self._installer.install(plan, lambda: self._remember(request, plan))
         self.in_force.note(done, self._compiler.subjects)
         self.unlisted = plan.unlisted
+        self._made_room = bool(plan.unlisted) and None in plan.local_addresses.values()
         return done
 
     def _waiting(self) -> set[str]:

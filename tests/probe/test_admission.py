@@ -142,3 +142,14 @@ def test_addresses_of_the_node_for_which_the_kernel_has_no_memory_keep_no_policy
                 assert node.admission.unlisted >= 60
             assert not node.admission.incomplete
             assert {one.index for one in bound[:count]} <= node.admission._installer.endpoints.keys()
+
+
+def test_addresses_of_the_node_that_others_kept_out_until_the_switch_are_installed_soon_after_it() -> None:
+    old, new = (frozenset(f"10.{second}.0.{number}" for number in range(1, 41)) for second in (96, 97))
+    with ledger() as numbers:
+        node = _Node(numbers, MemoryMaps({"local_addresses": 40}))
+        found = []
+        for held in (old, new, new, new):
+            node.admission.install(PolicyView({}, {}, {}, {}, {}), [], [], Surroundings(node=held), lambda: None)
+            found.append((node.admission.unlisted, node.admission.retry_in()))
+        assert found == [(0, None), (40, 1.0), (0, None), (0, None)]
