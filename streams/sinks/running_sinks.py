@@ -108,6 +108,7 @@ class RunningSinks:
                 one.sink.close()
             text = f"the sinks {', '.join(hanging)} do not end: their destinations have not returned from a write"
             self._hanging = StopServiceError(f"{text}; restarting, to run the others", Exit.UNEXPECTED)
+            self._running = kept
             return
         for sink in stopped:
             log.info("sink stopped", sink=sink.definition.name)
@@ -127,8 +128,7 @@ class RunningSinks:
 
     def stop(self) -> None:
         """Stop all sinks. Records that are not committed are read again at the next start."""
-        if self._hanging is None:
-            _stop_all(self._running.values())
+        _stop_all(self._running.values())
 
     def _start(self, definition: SinkDefinition, made: MadeSink) -> _RunningSink:
         stop = threading.Event()
