@@ -1,4 +1,4 @@
-"""Tests of ``make test``'s six processes: each test runs once, in one of them, and it fails if one of them fails."""
+"""Tests of ``make test``'s five processes: each test runs once, in one of them, and it fails if one of them fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tests import __main__ as tests_main
 from tests import work_queue
-from tests.work_queue import PROCESSES, Group, WorkQueue
+from tests.work_queue import LANES, Group, WorkQueue
 
 ROOT = Path(__file__).parents[1]
 CONFTEST = """
@@ -101,13 +101,13 @@ def test_no_process_is_idle_while_another_has_work_left(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "9 passed, 0 failed, 0 skipped"
     # What lives as long as the session is made once in a process, and ended.
-    assert 1 <= len(list(tmp_path.glob("once-*.ended"))) == len(list(tmp_path.glob("once-*"))) <= len(PROCESSES)
+    assert 1 <= len(list(tmp_path.glob("once-*.ended"))) == len(list(tmp_path.glob("once-*"))) <= len(LANES)
 
 
 def test_all_processes_use_the_projects_settings() -> None:
     command = [sys.executable, "-m", "tests", "--collect-only", "-o", "testpaths=tests/test_waiting.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.count("configfile: pyproject.toml") == len(PROCESSES), done.stdout
+    assert done.stdout.count("configfile: pyproject.toml") == len(LANES), done.stdout
 
 
 def groups(*named: str) -> list[Group]:

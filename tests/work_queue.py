@@ -28,8 +28,7 @@ from typing import Any, BinaryIO, Final, cast
 import pytest
 
 LANES: Final = ("computing", "tcx", "clsact", "kafka", "cluster")
-PROCESSES: Final = {lane: lane for lane in LANES} | {"kafka-2": "kafka"}
-"""The processes, and the lane that each begins with. Two have the lane with most of the work, which waits the most."""
+"""The lanes, and the processes that begin with them."""
 _SECONDS: Final = {"computing": 0.15, "tcx": 2, "clsact": 2, "kafka": 8, "cluster": 12}
 """About how long a test of a lane takes while all processes run."""
 _PACKAGES: Final = ("tests/cluster/whole/", "tests/services/")

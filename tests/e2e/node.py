@@ -62,7 +62,7 @@ spec:
 """
 
 START_S: Final = 150.0
-"""A first start of the probe compiles the programs: 10 s of CPU, and a run has six processes for two."""
+"""A first start of the probe compiles the programs: 10 s of CPU, and a run has five processes for two."""
 
 
 class Broker:

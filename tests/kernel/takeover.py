@@ -61,8 +61,8 @@ class Traffic:
         address = self._server.address(self._family)
         with open_socket(self._client, self._family, socket.SOCK_DGRAM) as out:
             out.bind(("", 4000))
-            # Far longer than six processes on two cores hold an answer up: what is lost never comes. Of 52,620, most of
-            # them beside four busy loops, all came, one of them after 2.3 s.
+            # Far longer than five processes on two cores hold an answer up: what is lost never comes. Of 52,620,
+            # most of them beside four busy loops, all came, one of them after 2.3 s.
             out.settimeout(20)
             self._ready.wait()
             while not self._stop.wait(0.002):
