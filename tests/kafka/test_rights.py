@@ -99,6 +99,7 @@ def _grant(guarded: GuardedBroker, user: str, prefix: str, right: Right) -> list
     return guarded.allow(user, _KINDS[right.resource], name, _OPERATIONS[right.operation], prefixed=right.prefixed)
 
 
+@pytest.mark.timeout(600)  # all services, and each command of readers one after another
 def test_everything_works_with_exactly_these_rights(granted: Granted, hook: Hook, tmp_path: Path) -> None:
     write_manifests(tmp_path / "manifests")
     administrator = granted.broker.connection()
