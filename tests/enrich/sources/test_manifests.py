@@ -343,11 +343,14 @@ def test_a_wrong_change_changes_nothing_until_it_is_mended(
 ) -> None:
     (folder / "policy.yaml").write_text(POLICY % ("allow", 80))
     until(cluster.policies)
-    (folder / "shop.yaml").unlink()
     (folder / "policy.yaml").write_text(POLICY % ("allow", "no"))
     until(lambda: "policy.yaml, document 1 (line 8): spec.ingress[0]" in (source.problem() or ""))
+    (folder / "shop.yaml").unlink()
+    (folder / "more.yaml").write_text(POLICY % ("more", "no"))
+    until(lambda: "more.yaml, document 1" in (source.problem() or ""))
     assert [_port(policy) for policy in cluster.policies().values()] == [80]
     assert cluster.pods(), "not even what is right of a folder that is wrong is taken"
+    (folder / "more.yaml").unlink()
     (folder / "policy.yaml").write_text(POLICY % ("allow", 81))
     until(lambda: source.problem() is None)
     assert [_port(policy) for policy in cluster.policies().values()] == [81]
