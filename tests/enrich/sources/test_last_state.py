@@ -31,6 +31,9 @@ def element(name: str, priority: int = 1) -> msgspec.Raw:
     return msgspec.Raw(json.dumps({"metadata": {"name": name, "uid": f"uid-{name}"}, "spec": spec}).encode())
 
 
+_DISK_S = 60.0
+
+
 def listing(*names: str) -> dict[Name, tuple[Object, bytes]]:
     read = [(Reader(RESOURCE).read(raw)[1], bytes(raw)) for raw in map(element, names)]
     return {made.key: (made, raw) for made, raw in read if made is not None}
@@ -51,6 +54,8 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setattr("enrich.sources.last_state._CONFIRM_S", 0.0)
+    # The disk of a machine that is busy takes seconds, which only some tests are about.
+    monkeypatch.setattr("enrich.sources.policy_store._READ_S", _DISK_S)
     return Server()
 
 
@@ -61,7 +66,7 @@ def seen(server: Server, *names: str, store: PolicyStore | None = None, cluster:
     state.begin_list()
     state.replace(listing(*names), ())
     if store is not None:
-        store.close()
+        store.close(_DISK_S)
     return state
 
 
@@ -165,7 +170,7 @@ def test_the_last_state_outlives_the_process(server: Server, tmp_path: Path) -> 
     state.begin()
     assert names(state.replace(listing("b"), ())) == {"a", "b"}
     assert state.take(Name("", "b"))
-    store.close()
+    store.close(_DISK_S)
     assert names(LastState(RESOURCE, server, PolicyStore(tmp_path / "state")).unserved("")) == {"a"}
 
 
@@ -191,7 +196,7 @@ def test_policies_of_another_cluster_go_once_it_is_known_to_be_another(server: S
     state.begin_list()
     assert names(state.unserved("not served")) == set()
     assert not state.kept
-    store.close()
+    store.close(_DISK_S)
     assert not list(folder.iterdir())
 
 
@@ -242,7 +247,7 @@ def test_a_cluster_that_the_server_does_not_show_is_said_once(
     first = LastState(RESOURCE, server, store, lambda: "c1")
     first.begin_list()
     first.replace(listing("a"), ())
-    store.close()
+    store.close(_DISK_S)
     state = LastState(RESOURCE, server, PolicyStore(tmp_path), lambda: "")
     state.begin_list()
     state.begin_list()
@@ -262,7 +267,7 @@ def test_a_folder_that_cannot_be_written_stops_nothing_and_is_written_once_it_ca
     assert "a restart may lose them" in (store.problem or "")
     (tmp_path / "file").unlink()
     until(lambda: store.problem is None)
-    store.close()
+    store.close(_DISK_S)
     assert names(LastState(RESOURCE, server, PolicyStore(tmp_path / "file" / "state")).unserved("")) == {"a", "b"}
 
 
@@ -290,7 +295,7 @@ def test_a_disk_that_does_not_answer_stops_nothing_and_gets_the_newest_state_lat
     until(lambda: "has stored nothing for" in (store.problem or ""))
     answers.set()
     until(lambda: store.problem is None)
-    store.close()
+    store.close(_DISK_S)
     assert {path.name for path in tmp_path.iterdir()} == {"a", "c"}
     assert json.loads((tmp_path / "a").read_bytes())["object"]["spec"]["priority"] == 49
 
@@ -325,7 +330,7 @@ def test_stored_policies_of_a_disk_that_does_not_answer_at_the_start_are_in_forc
     assert names(state.unserved("it is not served")) == {"a", "b", "c"}
     assert made in state.unserved("it is not served")
     until(lambda: store.problem is None)
-    store.close()
+    store.close(_DISK_S)
 
 
 def test_an_answer_that_is_no_definition_is_not_read() -> None:
