@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeVar
 
 import msgspec
@@ -26,7 +26,7 @@ from streams.web.viewers import Everybody, TokenViewer, Viewer
 
 _MAX_QUESTIONS: Final = 3
 _MAX_WAITING: Final = 12
-"""Questions about the past at once, and that wait for their turn."""
+"""How many questions about the past are asked at once, and how many may be asked or wait for their turn."""
 _TOKEN_S: Final = 5.0
 _MAX_TOKEN: Final = 8192
 T = TypeVar("T")
@@ -40,13 +40,34 @@ class RefusedError(Exception):
         self.status, self.field = status, field
 
 
+class Turns:
+    """Lets a few requests be answered at once and some wait for their turn, and refuses the others."""
+
+    def __init__(self, at_once: int, most: int, refusal: str) -> None:
+        """``most``: how many may be answered or wait. ``refusal``: what the others are answered."""
+        self._free, self._most, self._refusal = asyncio.Semaphore(at_once), most, refusal
+        self._taken = 0
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn, which lasts for the block. Raises RefusedError if too many others wait."""
+        if self._taken >= self._most:
+            raise RefusedError(503, self._refusal)
+        self._taken += 1
+        try:
+            async with self._free:
+                yield
+        finally:
+            self._taken -= 1
+
+
 class Answers:
     """Answers requests for all views."""
 
     def __init__(self, metrics: WebMetrics, gate: TokenGate | None, cluster: str) -> None:
         """``gate``: None lets everybody see everything."""
         self._metrics, self._gate, self._cluster = metrics, gate, cluster
-        self._asking, self._waiting = asyncio.Semaphore(_MAX_QUESTIONS), 0
+        self._turns = Turns(_MAX_QUESTIONS, _MAX_WAITING, "Too many questions wait for their answer: try again.")
 
     @property
     def about(self) -> dict[str, str]:
@@ -76,19 +97,13 @@ class Answers:
         return answer
 
     async def ask(self, request: Request, question: Callable[[], T]) -> T:
-        """Ask on a thread. Raises RefusedError if too many others wait, or if nobody waits for the answer any more, and
-        what the question raises."""
-        if self._waiting >= _MAX_WAITING:
-            raise RefusedError(503, "Too many questions wait for their answer: try again.")
-        self._waiting += 1
-        try:
-            async with self._asking:
-                if await request.is_disconnected():
-                    # A page that was loaded again, say. What others wait for comes sooner without it.
-                    raise RefusedError(503, "The browser that asked is gone.")
-                return await asyncio.wrap_future(start_work(question, "web-question"))
-        finally:
-            self._waiting -= 1
+        """Ask a question on a thread, and return its answer. Raises RefusedError if too many others wait or if the
+        browser has gone, and what the question raises."""
+        async with self._turns.turn():
+            if await request.is_disconnected():
+                # The page was reloaded, for example. The other questions are answered sooner without this one.
+                raise RefusedError(503, "The browser that asked is gone.")
+            return await asyncio.wrap_future(start_work(question, "web-question"))
 
     def route(self, path: str, answer: Callable[[Request], Awaitable[object]], method: str = "GET") -> Route:
         """Return a route that answers with JSON what a function returns, and says what it raises."""

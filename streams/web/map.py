@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -10,21 +9,21 @@ from typing import Final
 from starlette.requests import Request
 from starlette.routing import Route
 
-from streams.web.answers import Answers, RefusedError
+from streams.web.answers import Answers, Turns
 from streams.web.map_question import MapQuestion
 from streams.web.query import QueryError, read_query
 
 DEFAULT_SINCE: Final = "24h"
 _MAX_WAITING: Final = 6
-"""Maps that are made, or wait for their turn."""
+"""How many maps may be made or wait for their turn."""
 
 
 class Map:
-    """The server's side of the view."""
+    """The view Map."""
 
     def __init__(self, answers: Answers, question: MapQuestion) -> None:
         self._answers, self._question = answers, question
-        self._turn, self._waiting = asyncio.Lock(), 0
+        self._turns = Turns(1, _MAX_WAITING, "Too many maps wait for their turn: try again.")
         self.routes: Final[Sequence[Route]] = (answers.route("/api/map", self._map),)
 
     async def _map(self, request: Request) -> object:
@@ -35,11 +34,5 @@ class Map:
         window = read_query(times.items()).window
         if window is None:
             raise QueryError("since", "a map needs a beginning")
-        if self._waiting >= _MAX_WAITING:
-            raise RefusedError(503, "Too many maps wait for their turn: try again.")
-        self._waiting += 1
-        try:
-            async with self._turn:
-                return await self._answers.ask(request, partial(self._question.ask, window, viewer))
-        finally:
-            self._waiting -= 1
+        async with self._turns.turn():
+            return await self._answers.ask(request, partial(self._question.ask, window, viewer))
