@@ -1,5 +1,6 @@
 // The filters of the view. They are in the address, so that a link is a view: ?namespace=shop&not.port=53.
 
+import { parameters, sayAt, sayWrongTime, showTimes, showVerdicts, startTimes, startVerdicts, withChanges, writeAddress } from "./choices.js";
 import { byId, el, fill, plain } from "./dom.js";
 
 const FIELDS = {
@@ -21,18 +22,13 @@ const FIELDS = {
   cluster: ["cluster", "where several share the topics"],
   id: ["id", "of the record: RING-NUMBER"],
 };
-const VERDICTS = [["", "All"], ["deny", "Denied"], ["audit", "Audited"], ["allow", "Allowed"]];
-
-/** The parameters of the address. */
-export const parameters = () => new URLSearchParams(location.search);
 
 /** Whether the view ends at a time, so that nothing new can come. */
 export const isPast = () => Boolean(parameters().get("until"));
 
 export function startFilters(changed) {
   const apply = (query) => {
-    const text = query.toString();
-    history.pushState(null, "", text ? `?${text}` : location.pathname);
+    writeAddress(query, true);
     show();
     changed();
   };
@@ -52,16 +48,8 @@ export function startFilters(changed) {
     byId("value").value = "";
     apply(query);
   });
-  byId("verdicts").append(
-    ...VERDICTS.map(([value, name]) =>
-      el("button", { type: "button", "data-verdict": value, onclick: () => {
-        const query = parameters();
-        query.delete("verdict");
-        if (value) query.append("verdict", value);
-        apply(query);
-      } }, name)),
-  );
-  startTimes(apply);
+  startVerdicts((verdict) => apply(withChanges({ verdict })));
+  startTimes((times) => apply(withChanges(times)));
   addEventListener("popstate", () => {
     show();
     changed();
@@ -74,11 +62,7 @@ export function startFilters(changed) {
   };
   const show = () => {
     const query = parameters();
-    const chosen = query.getAll("verdict");
-    for (const button of byId("verdicts").children) {
-      const { verdict } = button.dataset;
-      button.setAttribute("aria-pressed", String(verdict ? chosen.includes(verdict) : !chosen.length));
-    }
+    showVerdicts(query.getAll("verdict"));
     const others = [...query].filter(([name]) => !["verdict", "since", "until"].includes(name));
     fill(byId("chips"), ...others.map(([name, value]) => chip(name, value, remove)));
     showTimes(query);
@@ -103,52 +87,10 @@ function chip(name, value, remove) {
       onclick: () => remove(name, value) }, "×"));
 }
 
-function startTimes(apply) {
-  byId("time").addEventListener("change", () => {
-    const chosen = byId("time").value;
-    byId("between").hidden = chosen !== "other";
-    if (chosen === "other") {
-      byId("since").focus();
-      return;
-    }
-    const query = parameters();
-    query.delete("since");
-    query.delete("until");
-    if (chosen) query.set("since", chosen);
-    apply(query);
-  });
-  byId("between").addEventListener("submit", (event) => {
-    event.preventDefault();
-    const query = parameters();
-    for (const name of ["since", "until"]) {
-      const text = byId(name).value.trim();
-      if (text) query.set(name, text);
-      else query.delete(name);
-    }
-    apply(query);
-  });
-}
-
-function showTimes(query) {
-  const [since, until] = [query.get("since") || "", query.get("until") || ""];
-  const known = [...byId("time").options].some((option) => option.value === since && since !== "other");
-  byId("time").value = known && !until ? since : "other";
-  byId("between").hidden = known && !until;
-  byId("since").value = since;
-  byId("until").value = until;
-}
-
-function sayAt(id, text) {
-  byId(`${id}-error`).textContent = text;
-  if (text) byId(id).setAttribute("aria-invalid", "true");
-  else byId(id).removeAttribute("aria-invalid");
-}
-
 /** Say what is wrong at the filter that has it. */
 export function sayWrong(field, text) {
   if (field === "since" || field === "until") {
-    byId("between").hidden = false;
-    sayAt(field, text);
+    sayWrongTime(field, text);
     return;
   }
   sayAt("value", text);

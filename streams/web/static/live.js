@@ -1,9 +1,10 @@
 // The live view: it begins with the last records, goes on with what arrives, and says what it does not show.
 
 import { Refused, get, stream } from "./api.js";
+import { parameters } from "./choices.js";
 import { byId, el, fill, plain } from "./dom.js";
 import { startDetail } from "./detail.js";
-import { isPast, parameters, sayWrong, startFilters } from "./filters.js";
+import { isPast, sayWrong, startFilters } from "./filters.js";
 import { startLines } from "./lines.js";
 import { openSession, sayRefused, startShell, state } from "./shell.js";
 import { startStrip } from "./strip.js";

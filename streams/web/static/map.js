@@ -1,6 +1,7 @@
 // The view Map: who talked to whom in some time, and what was decided. The address has all that is chosen.
 
 import { get } from "./api.js";
+import { parameters, sayAt, sayWrongTime, showTimes, showVerdicts, startTimes, startVerdicts, withChanges, writeAddress } from "./choices.js";
 import { byId, el, fill, plain } from "./dom.js";
 import { startCanvas } from "./map_canvas.js";
 import { makeGraph, matches, nameOf, readGroups } from "./map_graph.js";
@@ -10,7 +11,6 @@ import { startSpan } from "./map_span.js";
 import { openSession, sayRefused, startShell, state } from "./shell.js";
 
 const number = new Intl.NumberFormat("en-US");
-const VERDICTS = [["", "All"], ["deny", "Denied"], ["audit", "Audited"], ["allow", "Allowed"]];
 const OPEN_UP_TO = 1200;
 const AGAIN_MS = [5_000, 10_000, 30_000, 60_000];
 const TIMES = ["since", "until"];
@@ -25,7 +25,6 @@ let chosen = "";
 let running = null;
 let pending = 0;
 
-const parameters = () => new URLSearchParams(location.search);
 const canvas = startCanvas(byId("map"), {
   choose: (node, title) => (title ? choose("") : choose(node?.id === chosen ? "" : node?.id || "")),
   toggle,
@@ -47,16 +46,9 @@ const detail = startLinkDetail(() => {
 });
 let opened = "";
 const iso = (seconds) => `${new Date(seconds * 1000).toISOString().slice(0, 16)}Z`;
+
 /** Note in the address what is chosen, so that a link is a view. */
-function remember(changes, isNew = false) {
-  const query = parameters();
-  for (const [name, value] of Object.entries(changes)) {
-    if (value) query.set(name, value);
-    else query.delete(name);
-  }
-  const text = query.toString();
-  history[isNew ? "pushState" : "replaceState"](null, "", text ? `?${text}` : location.pathname);
-}
+const remember = (changes, isNew = false) => writeAddress(withChanges(changes), isNew);
 
 /** Draw again what the slider chooses, at most once a frame. */
 function soon() {
@@ -199,25 +191,12 @@ function take(found) {
   performance.mark("map-shown");
 }
 
-function sayWrong(field, text) {
-  for (const one of TIMES) {
-    byId(`${one}-error`).textContent = one === field ? text : "";
-    if (one === field && text) byId(one).setAttribute("aria-invalid", "true");
-    else byId(one).removeAttribute("aria-invalid");
-  }
-  if (text) byId("between").hidden = false;
-}
-
 function showControls() {
   const query = parameters();
-  for (const button of byId("verdicts").children) button.setAttribute("aria-pressed", String(button.dataset.verdict === (query.get("verdict") || "")));
-  const [since, until] = TIMES.map((name) => query.get(name) || "");
-  const known = !until && [...byId("time").options].some((option) => option.value === since && since !== "other");
-  byId("time").value = known ? since : "other";
-  byId("between").hidden = known;
-  [byId("since").value, byId("until").value] = [since, until];
+  showVerdicts(query.get("verdict") ? [query.get("verdict")] : []);
+  showTimes(query);
   byId("search").value = query.get("search") || "";
-  sayWrong("", "");
+  for (const name of TIMES) sayAt(name, "");
 }
 
 /** Ask for the map that the address means, and show it. */
@@ -242,7 +221,7 @@ async function begin() {
       if (signal.aborted) return;
       const isOver = sayRefused(error);
       if (error.status === 400) {
-        sayWrong(error.field || "since", plain(error.message));
+        sayWrongTime(error.field || "since", plain(error.message));
         empty("This map cannot be shown.", plain(error.message));
       } else if (error.status !== 401) {
         byId("problem").hidden = false;
@@ -255,23 +234,13 @@ async function begin() {
 }
 
 function startControls() {
-  byId("verdicts").append(...VERDICTS.map(([value, name]) => el("button", { type: "button", "data-verdict": value, onclick: () => {
-    remember({ verdict: value }, true);
+  startVerdicts((verdict) => {
+    remember({ verdict }, true);
     showControls();
     refresh();
-  } }, name)));
-  byId("time").addEventListener("change", () => {
-    const value = byId("time").value;
-    byId("between").hidden = value !== "other";
-    if (value === "other") byId("since").focus();
-    else {
-      remember({ since: value, until: "", from: "", to: "" }, true);
-      begin();
-    }
   });
-  byId("between").addEventListener("submit", (event) => {
-    event.preventDefault();
-    remember({ since: byId("since").value.trim(), until: byId("until").value.trim(), from: "", to: "" }, true);
+  startTimes((times) => {
+    remember({ ...times, from: "", to: "" }, true);
     begin();
   });
   byId("search").addEventListener("input", () => {
