@@ -1,8 +1,9 @@
 // One record: all that it says, both ends, the policies, and why it was decided so by the policies of its time.
 
 import { get } from "./api.js";
-import { byId, el, fill, plain } from "./dom.js";
+import { el, fill, plain } from "./dom.js";
 import { badge, endOf, portOf, whyOf } from "./lines.js";
+import { startPanel } from "./panel.js";
 import { isUtc, local, utc, zoneName } from "./times.js";
 
 // Anybody who may write to the topic chooses the id and the time: what people paste must not become another command.
@@ -12,16 +13,11 @@ const commandOf = ({ id, timestamp }) => /^[\w.:-]+$/.test(id) && /^[\w.:+-]+$/.
   : [];
 
 export function startDetail({ filter, closed }) {
-  const panel = byId("detail");
   let asking = null;
-  const close = () => {
-    if (panel.hidden) return;
+  const panel = startPanel("record", () => {
     asking?.abort();
-    panel.hidden = true;
-    document.body.classList.remove("with-detail");
     closed();
-  };
-  addEventListener("keydown", (event) => event.key === "Escape" && close());
+  });
 
   const facts = (...pairs) => el("dl", {}, ...pairs.filter(([, value]) => value).flatMap(([name, value]) => [
     el("dt", {}, name), el("dd", { class: "mono" }, typeof value === "string" ? plain(value) : value)]));
@@ -45,9 +41,7 @@ export function startDetail({ filter, closed }) {
     const { signal } = asking;
     const explained = el("div", { class: "explained", "aria-busy": "true" }, el("p", { class: "note" }, "Asking what the policies of that time said…"));
     const [source, destination, why] = [endOf(flow, "src"), endOf(flow, "dest"), whyOf(flow)];
-    const title = el("h2", { id: "detail-title", tabindex: "-1" }, badge(flow), ` ${plain(source.text)} → ${plain(destination.text)}`);
-    fill(panel,
-      el("div", { class: "detail-head" }, title, el("button", { type: "button", class: "quiet", "aria-label": "Close the record", onclick: close }, "Close")),
+    panel.show([badge(flow), ` ${plain(source.text)} → ${plain(destination.text)}`],
       facts([isUtc ? "Time" : `Time (${zoneName})`, isUtc ? utc(flow.timestamp) : local(flow.timestamp)], ["UTC", isUtc ? "" : utc(flow.timestamp)],
         ["Port", portOf(flow)], ["Dialled", flow.dialled ? `${flow.dialled.ip}:${flow.dialled.port}` : ""],
         ["Direction", flow.connection.direction], ["Count", flow.count > 1 ? `${flow.count}, until ${utc(flow.last_timestamp)}` : ""],
@@ -57,10 +51,6 @@ export function startDetail({ filter, closed }) {
       el("section", { class: "card" }, el("h3", {}, "Why"), explained,
         ...commandOf(flow)),
       el("details", { class: "card" }, el("summary", {}, "The whole record"), el("pre", { class: "json", tabindex: "0" }, JSON.stringify(flow, null, 2).split("\n").map(plain).join("\n"))));
-    panel.hidden = false;
-    document.body.classList.add("with-detail");
-    panel.scrollTop = 0;
-    title.focus();
     try {
       const found = await get(`/api/explain?${new URLSearchParams({ id: flow.id, at: flow.timestamp })}`, { signal });
       const lines = found.lines.map(([depth, style, text]) => el("p", { class: `depth-${Math.min(depth, 6)} ${["bold", "dim", "yellow", "green", "red"].includes(style) ? style : ""}` }, plain(text)));
@@ -71,5 +61,5 @@ export function startDetail({ filter, closed }) {
       explained.removeAttribute("aria-busy");
     }
   };
-  return { open, close };
+  return { open, close: panel.close };
 }

@@ -2,6 +2,7 @@
 
 import { byId, el, fill, plain } from "./dom.js";
 import { VERDICTS, inOrder, nameOf, placeOf, worst } from "./map_graph.js";
+import { startPanel } from "./panel.js";
 
 const LINES = 200;
 const IN_DETAIL = 40;
@@ -50,15 +51,7 @@ export function startLists({ openLink, toggle }) {
 }
 
 export function startLinkDetail(closed) {
-  const panel = byId("detail");
-  const close = () => {
-    if (panel.hidden) return;
-    panel.hidden = true;
-    document.body.classList.remove("with-detail");
-    closed();
-  };
-  addEventListener("keydown", (event) => event.key === "Escape" && close());
-
+  const panel = startPanel("connection", closed);
   const row = ([direction, port, verdict, reason, policies, verdicts]) => el("li", {},
     badge(verdict), el("span", { class: "mono" }, plain(port || "any port")), el("span", { class: "note" }, `${number.format(verdicts)}, `,
       direction === "egress" ? "decided where it leaves" : "decided where it arrives", `: ${plain(reason.replaceAll("_", " "))}`),
@@ -74,22 +67,16 @@ export function startLinkDetail(closed) {
       others ? el("p", { class: "note" }, `and ${number.format(others)} verdicts of other ports and policies`) : null);
   };
   return {
-    close,
+    close: panel.close,
     /** Open what one place sent to another. `live` is the address of its records. */
     open: (answer, link, live, span) => {
-      const title = el("h2", { id: "detail-title", tabindex: "-1" }, badge(worst(link)), ` ${plain(nameOf(link.source))} → ${plain(nameOf(link.destination))}`);
       const more = link.edges.length - IN_DETAIL;
-      fill(panel,
-        el("div", { class: "detail-head" }, title, el("button", { type: "button", class: "quiet", "aria-label": "Close the connection", onclick: close }, "Close")),
+      panel.show([badge(worst(link)), ` ${plain(nameOf(link.source))} → ${plain(nameOf(link.destination))}`],
         el("dl", {}, el("dt", {}, "Verdicts"), el("dd", {}, counted(link.counts)), el("dt", {}, "Time"), el("dd", {}, span)),
         el("p", { class: "note" }, "Both ends decide about a connection inside the cluster, so that it counts at both. Ports and policies are those of the whole time of the map."),
         ...link.edges.slice(0, IN_DETAIL).map((index) => edgePart(answer, index)),
         more > 0 ? el("p", { class: "note" }, `and ${number.format(more)} more connections: open the namespace to see them`) : null,
         live ? el("p", {}, el("a", { href: live }, "Records of this time")) : null);
-      panel.hidden = false;
-      document.body.classList.add("with-detail");
-      panel.scrollTop = 0;
-      title.focus();
     },
   };
 }
