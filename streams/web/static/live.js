@@ -2,11 +2,11 @@
 
 import { Refused, get, stream } from "./api.js";
 import { parameters } from "./choices.js";
-import { byId, el, fill, plain } from "./dom.js";
+import { byId, el, plain } from "./dom.js";
 import { startDetail } from "./detail.js";
 import { isPast, sayWrong, startFilters } from "./filters.js";
 import { startLines } from "./lines.js";
-import { openSession, sayRefused, startShell, state } from "./shell.js";
+import { openSession, sayEmpty, sayRefused, startShell, state } from "./shell.js";
 import { startStrip } from "./strip.js";
 import { clockOf, isUtc, zoneName } from "./times.js";
 
@@ -68,18 +68,13 @@ function tell() {
   if (byId("notice").textContent !== text) byId("notice").textContent = text;
 }
 
-function empty(text, ...more) {
-  byId("empty").hidden = false;
-  fill(byId("empty"), el("p", { class: "big" }, text), ...more.map((one) => (typeof one === "string" ? el("p", {}, one) : one)));
-}
-
 function showEmpty() {
   byId("empty").hidden = lines.count > 0;
   if (lines.count > 0) return;
   if ([...parameters()].length) {
-    empty("No record fits.", isPast() ? "Choose another time, or remove a filter." : "New ones appear here as they arrive. Or remove a filter, or look further back.");
+    sayEmpty("No record fits.", isPast() ? "Choose another time, or remove a filter." : "New ones appear here as they arrive. Or remove a filter, or look further back.");
   } else {
-    empty("No records yet.", "As soon as a pod with a policy talks, its verdicts appear here. If none do:",
+    sayEmpty("No records yet.", "As soon as a pod with a policy talks, its verdicts appear here. If none do:",
       el("pre", { class: "command" }, "weir status"), "says whether probes send and workers enrich.");
   }
 }
@@ -177,7 +172,7 @@ function say(error) {
   const isOver = sayRefused(error);
   if (error.status === 400) {
     sayWrong(error.field, plain(error.message));
-    empty("This view cannot be shown.", plain(error.message));
+    sayEmpty("This view cannot be shown.", plain(error.message));
   } else if (error.status !== 401) {
     byId("kafka").hidden = false;
     byId("kafka").textContent = plain(error.message);

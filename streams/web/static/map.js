@@ -2,13 +2,13 @@
 
 import { get } from "./api.js";
 import { parameters, sayAt, sayWrongTime, showTimes, showVerdicts, startTimes, startVerdicts, withChanges, writeAddress } from "./choices.js";
-import { byId, el, fill, plain } from "./dom.js";
+import { byId, el, plain } from "./dom.js";
 import { startCanvas } from "./map_canvas.js";
 import { makeGraph, matches, nameOf, readGroups } from "./map_graph.js";
 import { layOut } from "./map_layout.js";
 import { startLinkDetail, startLists } from "./map_lists.js";
 import { startSpan } from "./map_span.js";
-import { openSession, sayRefused, startShell, state } from "./shell.js";
+import { openSession, sayEmpty, sayRefused, startShell, state } from "./shell.js";
 
 const number = new Intl.NumberFormat("en-US");
 const OPEN_UP_TO = 1200;
@@ -158,10 +158,9 @@ function showTip({ node, title }, x, y) {
   tip.style.top = `${y + 14}px`;
 }
 
-function empty(text, ...more) {
-  byId("empty").hidden = false;
+function showEmpty(text, ...more) {
   byId("shown").hidden = true;
-  fill(byId("empty"), el("p", { class: "big" }, text), ...more.map((one) => (typeof one === "string" ? el("p", {}, one) : one)));
+  sayEmpty(text, ...more);
 }
 
 function take(found) {
@@ -173,12 +172,12 @@ function take(found) {
   byId("found").textContent = "";
   byId("notice").textContent = answer.notes.map((one) => `${plain(one[0].toUpperCase() + one.slice(1))}.`).join(" ");
   if (answer.empty) {
-    empty("No connections were counted in this time.", plain(answer.empty), "Workers count who talked to whom if they are told to, and the map shows it a minute later:",
+    showEmpty("No connections were counted in this time.", plain(answer.empty), "Workers count who talked to whom if they are told to, and the map shows it a minute later:",
       el("pre", { class: "command" }, "WEIR_PAIRS=1"));
     return;
   }
   if (!answer.edges.length) {
-    empty("Nobody talked in this time, as far as you may see.", "Choose another time. Only connections of pods with a policy are counted.");
+    showEmpty("Nobody talked in this time, as far as you may see.", "Choose another time. Only connections of pods with a policy are counted.");
     return;
   }
   byId("empty").hidden = true;
@@ -222,7 +221,7 @@ async function begin() {
       const isOver = sayRefused(error);
       if (error.status === 400) {
         sayWrongTime(error.field || "since", plain(error.message));
-        empty("This map cannot be shown.", plain(error.message));
+        showEmpty("This map cannot be shown.", plain(error.message));
       } else if (error.status !== 401) {
         byId("problem").hidden = false;
         byId("problem").textContent = `${plain(error.message)}${isOver ? "" : " The page tries again."}`;

@@ -1,7 +1,7 @@
 // What all views have in common: the theme, signing in, and what the bar says of the page's state.
 
 import { Refused, get, token } from "./api.js";
-import { byId, plain } from "./dom.js";
+import { byId, el, fill, plain } from "./dom.js";
 import { startTheme } from "./theme.js";
 
 /** Start the page. `begin` shows the view, now and after signing in; `redraw` is called when the colours change. */
@@ -20,6 +20,12 @@ export function startShell(begin, redraw = () => {}) {
 export function state(kind, text) {
   byId("state").className = `state ${kind}`;
   byId("state").textContent = text;
+}
+
+/** Say why the view has nothing to show: in large letters, then in further texts and elements. */
+export function sayEmpty(text, ...more) {
+  byId("empty").hidden = false;
+  fill(byId("empty"), el("p", { class: "big" }, text), ...more.map((one) => (typeof one === "string" ? el("p", {}, one) : one)));
 }
 
 /** Ask the server whether it knows who looks, and show the view. Throws Refused. */
