@@ -110,6 +110,7 @@ async function begin() {
   running = new AbortController();
   const { signal } = running;
   byId("since").value = since();
+  let isOver = false;
   try {
     await openSession({ signal });
     const report = await get(`/api/health?${new URLSearchParams({ since: since() })}`, { signal });
@@ -117,14 +118,12 @@ async function begin() {
     show(report);
   } catch (error) {
     if (signal.aborted) return;
-    const isOver = sayRefused(error);
+    isOver = sayRefused(error);
     byId("kafka").hidden = error.status === 401;
     byId("kafka").textContent = `${plain(error.message)}${isOver ? "" : " What was read before stays; the page asks again."}`;
-    byId("report").removeAttribute("aria-busy");
-    if (isOver) return;
   }
   byId("report").removeAttribute("aria-busy");
-  timer = setTimeout(begin, EVERY_MS);
+  if (!isOver) timer = setTimeout(begin, EVERY_MS);
 }
 
 byId("since").addEventListener("change", () => {

@@ -155,9 +155,9 @@ export function drawLabels(on, scene, [width, height]) {
   on.lineJoin = "round";
   const at = (one) => [(one.x - view.x) * view.scale + width / 2, (one.y - view.y) * view.scale + height / 2];
   for (const one of [...circles.values()].sort((a, b) => b.size - a.size)) {
+    if (!one.isOpen) continue;
     const [x, y] = at(one);
-    const below = one.isOpen ? -one.radius * view.scale - 11 : 0;
-    if (one.isOpen) write(one.title, x, y + below, `600 12.5px ${colors.font}`, colors.ink, one.key);
+    write(one.title, x, y - one.radius * view.scale - 11, `600 12.5px ${colors.font}`, colors.ink, one.key);
   }
   const ordered = [...graph.nodes.values()].filter((node) => !meant || meant(node) || node.isGroup);
   ordered.sort((one, other) => other.isGroup - one.isGroup || other.total - one.total);

@@ -58,11 +58,11 @@ export function startGestures(canvas, { view, zoom, moved, fit, find, drag, shif
   const end = (event) => {
     pointers.delete(event.pointerId);
     if (!held) return;
-    const { isDragged, nodes, node, title, key } = held;
+    const { isDragged, nodes, node, title } = held;
     held = null;
     if (isDragged && nodes) {
       drag(null);
-      actions.dropped(nodes, key);
+      actions.dropped(nodes);
     } else if (!isDragged && event.type === "pointerup") actions.choose(node || null, title || "");
   };
   canvas.addEventListener("pointerup", end);
