@@ -91,8 +91,7 @@ def parse_window(since: str, until: str | None, now: datetime) -> tuple[int, int
     ends = _named("--until", until, now) if until else now
     if begins >= ends:
         raise ValueError(f"--since {since} is not before the end of the window")
-    since_ns, until_ns = (max(0, int(one.timestamp() * 1_000_000_000)) for one in (begins, ends))
-    return since_ns, until_ns
+    return unix_ns(begins), unix_ns(ends)
 
 
 def _named(option: str, text: str, now: datetime) -> datetime:
@@ -113,6 +112,11 @@ def parse_duration(text: str) -> timedelta:
 
 def _is_duration(text: str) -> bool:
     return text[-1:] in _UNITS and text[:-1].replace(".", "", 1).isdigit()
+
+
+def unix_ns(when: datetime) -> int:
+    """Return a time in nanoseconds since 1970, and 0 for an earlier one."""
+    return max(0, int(when.timestamp() * 1_000_000_000))
 
 
 def unix_ms(when: datetime) -> int:

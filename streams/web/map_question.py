@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from enrich.history.pair_hours import TooManyPairsError
-from enrich.wire.pair import HOUR_NS, Pair
+from enrich.wire.pair import Pair
 from streams.cli.advice_window import CannotSayError, Window, window_of_names
 from streams.cli.pairs_reading import Limits
 from streams.kafka.connection import Connection, NoTopicError
@@ -56,7 +56,7 @@ class MapQuestion:
     def ask(self, window: observe.Window, viewer: Viewer) -> TrafficMap:
         """Return the map of a window. Raises ReadError, UndecidedError, QueryError."""
         check = partial(_check_time, time.monotonic() + TIMEOUT_S)
-        span = _nanoseconds(window.since), _nanoseconds(window.until or datetime.now(UTC))
+        span = observe.unix_ns(window.since), observe.unix_ns(window.until or datetime.now(UTC))
         steps = steps_of(*span)
         traffic, empty = Traffic(steps), ""
         notes: list[str] = []
@@ -117,7 +117,3 @@ class _Visible:
         if ends not in self._known:
             self._known[ends] = decided(lambda: sees_ends(self._viewer, *ends))
         return self._known[ends]
-
-
-def _nanoseconds(when: datetime) -> int:
-    return int(when.timestamp()) * (HOUR_NS // _HOUR_S)
