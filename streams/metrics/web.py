@@ -17,8 +17,9 @@ class WebMetrics:
         )
         self.refused = Counter(
             "kubeweir_web_refused_requests",
-            "Requests of the page that were not answered, by HTTP status: 400 a filter that cannot be read, 401 no "
-            "valid token, 404 no such record, 503 Kafka or the API server do not answer, or too many questions",
+            "Requests of the page that were not answered, by HTTP status: 400 a filter or a time that cannot be used, "
+            "401 no valid token, 403 Health without the right for all namespaces, 404 no such record, 503 Kafka or the "
+            "API server do not answer, or too many questions",
             ("status",),
             registry=registry,
         )
@@ -31,5 +32,5 @@ class WebMetrics:
         )
         for reason in ("behind", "too_large", "invalid"):
             self.skipped.labels(reason)
-        for status in ("400", "401", "404", "503"):
+        for status in ("400", "401", "403", "404", "503"):
             self.refused.labels(status)
