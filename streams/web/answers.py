@@ -106,7 +106,7 @@ class Answers:
             return await asyncio.wrap_future(start_work(question, "web-question"))
 
     def route(self, path: str, answer: Callable[[Request], Awaitable[object]], method: str = "GET") -> Route:
-        """Return a route that answers with JSON what a function returns, and says what it raises."""
+        """Return a route that answers with what a function returns, as JSON, or with the error that it raises."""
 
         async def endpoint(request: Request) -> Response:
             try:
@@ -118,7 +118,7 @@ class Answers:
         return Route(path, endpoint, methods=[method])
 
     def refused(self, error: Exception) -> Response:
-        """Return the answer that says why there is none. Raises an error that nobody foresaw."""
+        """Return the answer that says why there is none. Raises an unexpected error again."""
         status, field, text = _refusal(error)
         self._metrics.refused.labels(str(status)).inc()
         return Response(orjson.dumps({"error": text, "field": field}), status, media_type="application/json")
@@ -127,14 +127,14 @@ class Answers:
 async def _known(ask: Callable[[], T | None]) -> T | None:
     """Return an answer of the API server, None if there is none in time."""
     deadline = asyncio.get_running_loop().time() + _TOKEN_S
-    # The gate's threads ask, and have nobody to call back.
+    # The gate's threads ask the API server, and cannot call back.
     while (answer := ask()) is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
     return answer
 
 
 def _refusal(error: Exception) -> tuple[int, str, str]:
-    """Return the status, the field that is wrong, and what to say. Raises an error that nobody foresaw."""
+    """Return the status, the field that is wrong, and what to say. Raises an unexpected error again."""
     if isinstance(error, RefusedError):
         return error.status, error.field, str(error)
     if isinstance(error, QueryError):

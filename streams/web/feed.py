@@ -1,9 +1,9 @@
 """Follows the topic of flows for all live views at once, and says when Kafka does not answer.
 
 One thread reads, and hands each record to every view. It reads while somebody looks. If Kafka does not answer, the
-client connects again by itself: the views are told since when they see nothing new, and that it is over. If records
-come faster than the thread takes them, it goes on with the newest ones, and the views are told how many were left out:
-a view that is minutes behind looks like one that is not.
+client connects again by itself: the views get a message that says since when they see nothing new, and another one when
+Kafka answers again. If records arrive faster than the thread takes them, it goes on with the newest ones, and tells the
+views how many it left out, because a view that is minutes behind looks like one that is not.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ _QUIET_S: Final = 3.0
 """After so long without a record, Kafka is asked whether it is there."""
 _RETRY_S: Final = 1.0
 _COMPARE_S: Final = 2.0
-"""How often it is looked how many records wait."""
+"""How often the thread compares where it is with the end of the topic."""
 _BEHIND_S: Final = 10.0
 _MIN_BEHIND: Final = 5 * _RECORDS_PER_READ
-"""When records are left out: if so many wait that they take so long at the pace of now. Fewer do not matter."""
+"""Records are left out if at least ``_MIN_BEHIND`` wait and reading them takes ``_BEHIND_S`` or longer at the present
+pace."""
 _IDLE_S: Final = 30.0
 """How long the topic is followed on when nobody looks any more: a page that is loaded again needs it at once."""
 
@@ -64,7 +65,7 @@ class FlowFeed:
         self._why = ""
         self._heard_at = self._used_at = 0.0
         self.turns = 0
-        """How often the thread has read successfully, or found that nobody looks."""
+        """How often the thread has read successfully, or found that no view is open."""
         self._thread = threading.Thread(target=self._run, name="web-live", daemon=True)
 
     def start(self) -> None:
@@ -109,8 +110,8 @@ class FlowFeed:
             if not self._is_used():
                 self._shut()
                 with self._lock:
-                    # Nobody asks Kafka until somebody looks, so it is not known any more whether it answers. Who has
-                    # come while the client was closed was told that it is away, and must be told when it is back.
+                    # Kafka is not asked until a view opens, so it is not known any more whether it answers. A view that
+                    # opened while the client was closed may know that Kafka is away, and must hear that it is back.
                     if not self._watchers:
                         self._away_since = None
                 self.turns += 1

@@ -75,7 +75,8 @@ class FlowsView:
         return StreamingResponse(self._stream(outbox, watcher, viewer), media_type="text/event-stream")
 
     async def _stream(self, outbox: Outbox, watcher: Watcher, viewer: Viewer) -> AsyncIterator[bytes]:
-        # Not before: of a browser that is gone already, this never begins, and so never ends.
+        # The view counts from here on, and not from the request on: if the browser is gone by now, this generator never
+        # starts, and then its "finally" never runs either.
         self._outboxes.add(outbox)
         self._metrics.views.set(len(self._outboxes))
         try:

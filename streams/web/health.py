@@ -20,7 +20,7 @@ from streams.web.answers import Answers, RefusedError
 from streams.web.viewers import EVERYWHERE
 
 WINDOWS: Final = ("15m", "1h", "6h", "24h")
-"""The times that may be asked about: each has an answer that is kept."""
+"""The windows that a person may choose: one answer is kept for each."""
 _KEPT_S: Final = 5.0
 _TIMEOUT_S: Final = 30.0
 _MAX_BYTES: Final = 16 << 20
@@ -39,7 +39,7 @@ class Health:
 
     async def _health(self, request: Request) -> object:
         viewer = await self._answers.viewer(request)
-        # What every node did is nobody's namespace.
+        # What nodes did belongs to no namespace.
         if not await self._answers.decided(lambda: viewer.may_see(EVERYWHERE)):
             raise RefusedError(
                 403,
@@ -55,7 +55,7 @@ class Health:
         """Return the status of a window, at most some seconds old. Raises RefusedError."""
         clock = asyncio.get_running_loop().time
         async with self._asking:
-            # An answer may have megabytes, which nobody wants any more.
+            # An answer may have megabytes, so that old ones are dropped.
             self._kept = {one: kept for one, kept in self._kept.items() if clock() - kept[0] < _KEPT_S}
             if since not in self._kept:
                 outcome = await self._outcome(since)
@@ -66,7 +66,7 @@ class Health:
         return found
 
     async def _outcome(self, since: str) -> Json | RefusedError:
-        """Return the status, or why there is none: those who wait must not each wait for the next failure."""
+        """Return the status, or why there is none: it is kept, or each who waits would wait for another failure."""
         try:
             return await self._ask(since)
         except RefusedError as error:

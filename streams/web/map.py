@@ -1,4 +1,4 @@
-"""Answers the requests of the view Map: one map at a time, because each is made of all pairs of its time."""
+"""Answers the requests of the view Map: one map at a time, because each adds up all pairs of its time."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from streams.web.viewers import Viewer, sees_ends
 
 _MAX_BYTES: Final = 96 << 20
 _MAX_DECODED: Final = 60_000
-"""What one map may keep of the pairs while it reads them."""
+"""How many bytes of pairs, and how many decoded ones, a map may keep in memory while it reads."""
 _HOUR_S: Final = 3600
 
 
@@ -98,14 +98,14 @@ def _read(window: Window, traffic: Traffic, seen: _Visible, check: Callable[[], 
         check()
         cluster = cluster or pair.cluster
         if pair.cluster != cluster:
-            # Namespaces of one name would become one.
+            # Namespaces of the same name in two clusters would become one place.
             raise QueryError("", "several clusters share these topics: set WEIR_CLUSTER to the one that the map shows")
         if seen.has(pair):
             traffic.add(pair)
 
 
 class _Visible:
-    """Says which pairs a viewer may see; each two namespaces are asked about once."""
+    """Says which pairs a viewer may see, and asks about each combination of namespaces once."""
 
     def __init__(self, viewer: Viewer) -> None:
         self._viewer = viewer

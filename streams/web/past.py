@@ -45,8 +45,8 @@ MAX_BYTES: Final = 256 << 20
 """What is read of the journal and of address intervals to explain a record: Kafka sends as much of them in that time as
 it can, and all of it becomes objects in the memory of the page."""
 _MAX_MEMORY: Final = 192 << 20
-"""What these objects may take of the journal: many empty rules take 25 times their bytes, and three people may ask at
-once."""
+"""How much memory the journal may take for an explanation. Many empty rules take 25 times their bytes on the topic, and
+three people may ask at once."""
 _ASK_S: Final = 5.0
 _ASK_AGAIN_S: Final = 0.02
 T = TypeVar("T")

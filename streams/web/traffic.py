@@ -62,7 +62,7 @@ class Edge(msgspec.Struct, frozen=True, array_like=True):
     destination: int
     """Indices of places."""
     counts: list[tuple[int, ...]]
-    """Of each step with verdicts its number, and how many there were, in the order of VERDICTS."""
+    """For each step that has verdicts: its number, then how many there were of each of VERDICTS."""
     details: list[Detail]
     other_details: int
     """Verdicts that are in none of the details."""
@@ -73,7 +73,7 @@ class Steps(NamedTuple):
 
     begins_hour: int
     hours: int
-    """Of one step."""
+    """The length of one step."""
     number: int
 
     def of(self, hour: int) -> int:
@@ -82,7 +82,7 @@ class Steps(NamedTuple):
 
 
 def steps_of(since_ns: int, until_ns: int) -> Steps:
-    """Return the steps of a window: of as few hours as MAX_STEPS allows."""
+    """Return the steps of a window, which are as short as MAX_STEPS allows."""
     begins, ends = since_ns // HOUR_NS, max(since_ns, until_ns - 1) // HOUR_NS + 1
     least = -(-(ends - begins) // MAX_STEPS)
     hours = next((one for one in _STEP_HOURS if one >= least), least)

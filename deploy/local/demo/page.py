@@ -1,4 +1,4 @@
-"""The demo's page, and a picture of its map. A machine without a browser has a demo all the same, and is told why."""
+"""The demo's page, and a picture of its map. Without a browser the demo runs too, and says why there is no picture."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ async function showPast(session, signal) {
   tell();
 }
 
-/** Say why there is no view; return whether it is no use to try again. */
+/** Say why there is no view; return true if it makes no sense to try again. */
 function say(error) {
   const isOver = sayRefused(error);
   if (error.status === 400) {

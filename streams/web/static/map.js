@@ -64,7 +64,7 @@ function refresh() {
   graph = makeGraph(answer, groups, { ...span.steps, verdict, closed });
   for (const node of graph.nodes.values()) [node.x, node.y] = spots.get(node.id) || [0, 0];
   if (chosen && !graph.nodes.has(chosen)) {
-    // Its namespace was closed. Whatever does not belong to what is chosen is faint, so all would be.
+    // Its namespace was closed. All of the map would be faint, because nothing belongs to what is chosen.
     chosen = "";
     canvas.look({ chosen });
   }
@@ -172,12 +172,12 @@ function take(found) {
   byId("found").textContent = "";
   byId("notice").textContent = answer.notes.map((one) => `${plain(one[0].toUpperCase() + one.slice(1))}.`).join(" ");
   if (answer.empty) {
-    showEmpty("No connections were counted in this time.", plain(answer.empty), "Workers count who talked to whom if they are told to, and the map shows it a minute later:",
+    showEmpty("No connections were counted in this time.", plain(answer.empty), "Workers count connections only with this setting, and the map shows them a minute later:",
       el("pre", { class: "command" }, "WEIR_PAIRS=1"));
     return;
   }
   if (!answer.edges.length) {
-    showEmpty("Nobody talked in this time, as far as you may see.", "Choose another time. Only connections of pods with a policy are counted.");
+    showEmpty("There are no connections in this time that you may see.", "Choose another time. Only connections of pods with a policy are counted.");
     return;
   }
   byId("empty").hidden = true;

@@ -95,7 +95,7 @@ export function startCanvas(canvas, actions) {
 
   const redo = () => {
     paths = null;
-    // A slider redoes the map in each frame, and the browser frees megabytes that nobody closes only when it likes.
+    // A slider redoes the map in each frame, and the browser is slow to free a picture of megabytes that is not closed.
     picture?.bitmap.close();
     picture = null;
     ask();

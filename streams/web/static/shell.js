@@ -39,7 +39,7 @@ export async function openSession(options) {
   return session;
 }
 
-/** Say why the server does not answer. Return true if it asks for a token, or if it is no use to try again. */
+/** Say why the server does not answer. Return true if it asks for a token, or if trying again makes no sense. */
 export function sayRefused(error) {
   if (!(error instanceof Refused)) throw error;
   if (error.status === 401) {

@@ -1,4 +1,4 @@
-"""Pairs added up to a map: nothing is lost, whatever does not fit."""
+"""Pairs are added up to a map, and no verdict is lost, even if the map cannot show all places."""
 
 from __future__ import annotations
 
