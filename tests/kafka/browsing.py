@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,3 +55,13 @@ class Tab:
             self.page.evaluate(_AXE.read_text())
         found: list[dict[str, Any]] = self.page.evaluate("async () => (await axe.run()).violations")
         return [f"{one['id']}: {one['help']}: {[node['html'][:200] for node in one['nodes'][:3]]}" for one in found]
+
+
+def close(tab: Tab) -> None:
+    """Close a tab, in which there must be no error and no request to another origin."""
+    origin = re.match(r"http://[^/]+/", tab.page.url)
+    assert origin is not None
+    tab.page.context.close()
+    assert tab.errors == [], tab.errors
+    foreign = [url for url in tab.requests if not url.startswith(origin[0])]
+    assert foreign == [], foreign

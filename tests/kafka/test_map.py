@@ -29,7 +29,7 @@ from streams.web.map_question import MapQuestion, TrafficMap
 from streams.web.query import QueryError
 from streams.web.viewers import Everybody
 from tests.enrich.history.journals import CLUSTER
-from tests.kafka.browsing import PATIENCE_MS, Tab
+from tests.kafka.browsing import PATIENCE_MS, Tab, close
 from tests.kafka.pasts import HOUR, write_past
 from tests.kafka.shop import JOURNAL
 from tests.kafka.site import Site
@@ -106,15 +106,6 @@ def maps(broker: str, browser: Browser, tmp_path_factory: pytest.TempPathFactory
     site = Site(broker, f"m{time.monotonic_ns()}", tmp_path_factory.mktemp("map"))
     yield Maps(site, browser)
     site.end()
-
-
-def close(tab: Tab) -> None:
-    """Close a tab. Nothing went wrong in it, and nothing left the page's origin."""
-    origin = re.match(r"http://[^/]+/", tab.page.url)
-    assert origin is not None
-    tab.page.context.close()
-    assert tab.errors == []
-    assert [url for url in tab.requests if not url.startswith(origin[0])] == []
 
 
 def lines(page: Page) -> Any:

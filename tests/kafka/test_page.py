@@ -24,7 +24,7 @@ from enrich.wire.tally import KernelTally, NodeState, Tally
 from streams.cli.custody_sums import Finished, TallyRecord
 from streams.kafka.topics import prepare_topics
 from tests.enrich.history.journals import CLUSTER, at
-from tests.kafka.browsing import PATIENCE_MS, Tab
+from tests.kafka.browsing import PATIENCE_MS, Tab, close
 from tests.kafka.pasts import write_past
 from tests.kafka.shop import JOURNAL
 from tests.kafka.site import Service, Site
@@ -78,15 +78,6 @@ def pages(broker: str, browser: Browser, tmp_path_factory: pytest.TempPathFactor
     made = Pages(site, browser)
     yield made
     site.end()
-
-
-def close(tab: Tab) -> None:
-    """Close a tab. Nothing went wrong in it, and nothing left the page's origin."""
-    origin = re.match(r"http://[^/]+/", tab.page.url)
-    assert origin is not None
-    tab.page.context.close()
-    assert tab.errors == []
-    assert [url for url in tab.requests if not url.startswith(origin[0])] == []
 
 
 def arrive(page: Page) -> None:
