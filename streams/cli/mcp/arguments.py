@@ -124,7 +124,7 @@ def _not_text(value: Any, place: str = "arguments") -> Iterator[str]:
             yield place
     elif isinstance(value, Mapping):
         for name, one in value.items():
-            yield from _not_text(one, name if one is not value else place)
+            yield from _not_text(one, name)
     elif isinstance(value, list):
         for one in value:
             yield from _not_text(one, place)
