@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ from enrich.runtime.process import configure_logs
 from enrich.runtime.settings import SettingsError, load
 from streams.cli.explain import CANNOT_SAY, EXITS, Settings, UnreadableError, ask
 from streams.cli.explain_text import Line, lines, show_lines
-from streams.cli.kafka_options import cluster_option
+from streams.cli.kafka_options import cluster_option, environment_with
 from streams.cli.past_answers import NoAnswerError, ask_past, past_lines
 from streams.cli.terminal import PipeConsole
 
@@ -58,7 +57,7 @@ def explain(source: str, destination: str | None, origin: str | None, timeout: f
             verdict = past.then.verdict
             _print(past, past_lines(past), output)
         else:
-            settings = load(Settings, {**os.environ, **({"WEIR_SOURCE": origin} if origin else {})})
+            settings = load(Settings, environment_with({"WEIR_SOURCE": origin}))
             settings = settings if timeout is None else replace(settings, timeout_s=timeout)
             found = ask(settings, source, destination)
             verdict = found.verdict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import click
@@ -29,12 +29,16 @@ def kafka_options(command: _Command) -> _Command:
     return command
 
 
+def environment_with(given: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the environment, in which an option that is given replaces its variable."""
+    return {**os.environ, **{name: text for name, text in given.items() if text}}
+
+
 def read_settings(kafka: str | None, prefix: str | None) -> tuple[Settings, Connection]:
     """Return the settings, in which an option that is given replaces its variable, and the connection to Kafka.
 
     Raises :class:`enrich.runtime.settings.SettingsError`."""
-    given = {"WEIR_KAFKA": kafka, "WEIR_TOPIC_PREFIX": prefix}
-    settings = load(Settings, {**os.environ, **{name: text for name, text in given.items() if text}})
+    settings = load(Settings, environment_with({"WEIR_KAFKA": kafka, "WEIR_TOPIC_PREFIX": prefix}))
     return settings, checked(settings.connection())
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from typing import Final
 
 import click
 
 from enrich.runtime.settings import SettingsError
-from streams.cli.kafka_options import cluster_option, kafka_options, read_settings
+from streams.cli.kafka_options import cluster_option, environment_with, kafka_options, read_settings
 
 _SECONDS: Final = 60.0
 
@@ -43,4 +42,4 @@ def mcp(timeout: float, cluster: str | None, kafka: str | None, prefix: str | No
     from streams.cli.mcp.server import serve  # noqa: PLC0415
 
     given = {"WEIR_KAFKA": kafka, "WEIR_TOPIC_PREFIX": prefix, "WEIR_CLUSTER": cluster}
-    serve(Limits({**os.environ, **{name: text for name, text in given.items() if text}}, timeout))
+    serve(Limits(environment_with(given), timeout))
