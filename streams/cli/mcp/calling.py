@@ -10,16 +10,15 @@ import anyio
 import orjson
 
 from streams.cli.mcp.answers import Records, TooLargeError, fit
-from streams.cli.mcp.runs import Ended, run
+from streams.cli.mcp.arguments import Json
+from streams.cli.mcp.runs import Ended, Take, run
 from streams.cli.mcp.tools import Call, Tool
+from streams.observing.observe import MAX_RECORD_BYTES
 
 MAX_DOCUMENT: Final = 8 << 20
 """Bytes of an answer that is one document, before it is cut."""
-MAX_LINE: Final = 64 << 10
-"""Bytes of a record. Ours have a few kilobytes; whoever may write to the topic can write megabytes."""
 AT_ONCE: Final = 2
 MAX_WAITING: Final = 8
-Json = dict[str, Any]
 
 
 class CallError(Exception):
@@ -97,7 +96,7 @@ class Calls:
             raise CallError(_reason(ended)) from error
         return _answer(call, found, ended.lines, cuts)
 
-    async def _run(self, call: Call, take: Any) -> Ended:
+    async def _run(self, call: Call, take: Take) -> Ended:
         return await run(call.words, self._limits.env, call.stdin, self._limits.seconds, take)
 
     def _too_slow(self) -> str:
@@ -118,12 +117,12 @@ class _Lines:
         """Yield the lines that end in a piece."""
         *lines, rest = (self._rest + piece).split(b"\n")
         for line in lines:
-            if self._is_skipping or len(line) > MAX_LINE:
+            if self._is_skipping or len(line) > MAX_RECORD_BYTES:
                 self.too_long += not self._is_skipping
                 self._is_skipping = False
             elif line:
                 yield line
-        if len(rest) > MAX_LINE:
+        if len(rest) > MAX_RECORD_BYTES:
             self.too_long += not self._is_skipping
             self._is_skipping, rest = True, b""
         self._rest = rest

@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from streams.cli.mcp.answers import MAX_BYTES, Records, TooLargeError, clean, fit, size
-from streams.cli.mcp.calling import MAX_LINE, _Lines
+from streams.cli.mcp.calling import _Lines
+from streams.observing.observe import MAX_RECORD_BYTES
 
 
 def test_what_people_cannot_see_is_shown_and_long_texts_are_cut() -> None:
@@ -82,8 +83,8 @@ def test_lines_that_are_too_long_are_counted_and_not_kept() -> None:
     lines = _Lines()
     found = list(lines.split(b"a\nb"))
     for _ in range(3):
-        found += lines.split(b"x" * MAX_LINE)
+        found += lines.split(b"x" * MAX_RECORD_BYTES)
     found += lines.split(b"x\nc\n\n")
     assert (found, lines.too_long) == ([b"a", b"c"], 1)
-    assert list(lines.split(b"y" * (MAX_LINE + 1) + b"\nd\n")) == [b"d"]
+    assert list(lines.split(b"y" * (MAX_RECORD_BYTES + 1) + b"\nd\n")) == [b"d"]
     assert lines.too_long == 2
