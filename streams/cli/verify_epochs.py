@@ -19,9 +19,7 @@ said earlier than that is not known, and neither what it had up to the first cha
 _TYPE: Final = b'"type":"policies"'
 
 
-def read_epochs(
-    connection: Connection, topic: str, cluster: str, since_ns: int, notes: list[str]
-) -> Epochs:  # fmt: skip
+def read_epochs(connection: Connection, topic: str, cluster: str, since_ns: int, notes: list[str]) -> Epochs:
     """Return what the nodes of a cluster had in force since a time, as far as the status topic says it.
 
     ``notes`` gets what a reader of the answer must know."""
