@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import anyio
 import mcp
+import orjson
 import pytest
 from confluent_kafka import Producer
 from mcp.client.stdio import StdioServerParameters, stdio_client
@@ -79,17 +80,11 @@ def shop(site: Site) -> Topics:
     names = write_shop(site, pairs=[(_SEEN, 7)])
     assert prepare_topics(site.connection, [names.status, names.checkpoints, names.dead], 0, threading.Event())
     producer = Producer(site.connection)
-    hostile = record("ring-4", CHANGED + 3).replace(b'"web-1"', b"%b" % _json(_HOSTILE))
+    hostile = record("ring-4", CHANGED + 3).replace(b'"web-1"', orjson.dumps(_HOSTILE))
     for one in (record("ring-1", 500), record("ring-2", 501), record("ring-3", CHANGED + 2), hostile):
         producer.produce(names.flows.name, one)
     assert producer.flush(120) == 0
     return names
-
-
-def _json(text: str) -> bytes:
-    import orjson
-
-    return orjson.dumps(text)
 
 
 def test_an_assistant_finds_out_why_a_pod_is_denied(site: Site, shop: Topics) -> None:
