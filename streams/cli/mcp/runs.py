@@ -74,9 +74,10 @@ async def _read_all(stream: ByteReceiveStream, take: Take) -> bool:
 
 
 async def _read_errors(stream: ByteReceiveStream, errors: bytearray) -> None:
-    """Read standard error to its end, and keep the beginning."""
+    """Read standard error to its end, and keep the last part of it: why a command fails stands at the end."""
     async for piece in stream:
-        errors += piece[: _MAX_STDERR - len(errors)]
+        errors += piece
+        del errors[:-_MAX_STDERR]
 
 
 async def _end(process: Process) -> None:
