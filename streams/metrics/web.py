@@ -25,8 +25,8 @@ class WebMetrics:
         )
         self.skipped = Counter(
             "kubeweir_web_skipped_records",
-            "Records of the topic of flows that no live view was offered. behind: they came faster than the page takes "
-            "them. too_large: more than 64 KiB. invalid: not a record",
+            "Records of the topic of flows that no live view was offered. behind: they arrived faster than the page "
+            "reads them. too_large: more than 64 KiB. invalid: not a record",
             ("reason",),
             registry=registry,
         )
