@@ -6,13 +6,14 @@ says exactly when it switched (:mod:`enrich.wire.in_force`, docs/decisions/047).
     change 7, switched 10:00:00.100: shop/web version 3f...
     change 8, switched 10:04:59.730: shop/web version 9c...
 
-So whatever this ring logged between the two was decided by the version 3f..., whatever the journal says of that time.
-The end of a statement is known only if the next one of the same probe is there. Nothing is said of other times: before
-the first statement, behind the last one, and where one is missing, because a probe ended or a record was lost.
+So the version 3f... decided everything that this ring logged between the two, even if the journal has another version
+for that time. The end of a statement is known only if the next one of the same probe is there. Nothing is said of other
+times: before the first statement, behind the last one, and where one is missing, because a probe ended or a record was
+lost.
 
 What is read here can only take answers away: a record agrees if *some* policies near its time decide what it says, and
-:meth:`Epochs.at` leaves out those that its node did not have then. So whoever may write to the status topic can make a
-true record disagree, and can make no false one agree.
+:meth:`Epochs.at` leaves out those that its node did not have then. So a forged statement on the status topic can make a
+true record disagree, but cannot make a false one agree.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class Epochs:
 
 
 class Narrowing:
-    """Leaves those segments out in which policies about a pod were others than its node had in force."""
+    """Leaves out the segments whose policies about a pod differ from those that its node had in force."""
 
     def __init__(self) -> None:
         self._versions: dict[int, tuple[Policy, PolicyVersion]] = {}

@@ -59,7 +59,7 @@ class PoliciesInForce(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListedPolicy(msgspec.Struct, frozen=True):
-    """The same as a record of the status topic has it."""
+    """A :class:`PolicyVersion` in the form of the status topic."""
 
     kind: Kind
     namespace: NamespaceOrNone
@@ -68,7 +68,7 @@ class ListedPolicy(msgspec.Struct, frozen=True):
     version: _Version
 
     def as_version(self) -> PolicyVersion:
-        """Return what the probe said."""
+        """Return the version in the form of the tally."""
         return PolicyVersion(self.kind, self.namespace, self.name, self.uid, self.version)
 
 

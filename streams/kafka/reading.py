@@ -71,7 +71,7 @@ def _is_end(message: Message) -> bool:
 
 
 def _spend(messages: Iterable[Message]) -> None:
-    """Count what was read, if this thread may only read so much: sizes of ten million messages take seconds to add."""
+    """Count the bytes of messages if this thread has a limit. Adding up the sizes of ten million takes seconds."""
     if is_limited():
         spend(sum(len(one) for one in messages if one.error() is None))
 

@@ -1,8 +1,8 @@
-"""Limits how long a thread reads from Kafka without a group, and how much, whatever it reads for.
+"""Limits for how long and how much a thread reads from Kafka without a consumer group.
 
-What answers about the past reads several topics, deep in functions that commands share. A command may take as long as
-it takes, because its user can end it. The page asks the same questions for many people at once. So the thread that
-asks says how much it may read, and readers count what they give to it.
+A question about the past reads several topics, deep in functions that commands and the page share. A command has no
+limit, because its user can end it. The page asks the same questions for many people at once. So the thread that asks
+sets a limit (:func:`reading_within`), and the readers count the bytes that they return to it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _limit: ContextVar[_Limit | None] = ContextVar("reading_limit", default=None)
 
 @contextmanager
 def reading_within(seconds: float, max_bytes: int) -> Iterator[None]:
-    """Let what this thread reads in the block end with ReadingLimitError after some time, or when it has read more
+    """Make reads of this thread in the block raise ReadingLimitError after some time, or when they have read more
     bytes of values."""
     token = _limit.set(_Limit(seconds, max_bytes))
     try:

@@ -20,8 +20,8 @@ from streams.observing.choice import FlowTest
 from streams.observing.sorting import sort_values
 
 MAX_RECORD_BYTES: Final = 64 << 10
-"""A record that a server shows to its clients, at most. Ours have a few kilobytes. Anybody who may write to the topic
-can write megabytes, of which thousands that are kept for a client would fill the memory."""
+"""The size of the largest record that a server shows to its clients. Ours have a few kilobytes. Anyone who may write to
+the topic can write megabytes; thousands of such records, kept for a client, would fill the memory."""
 _RECORDS_PER_READ: Final = 1000
 _QUIET_S: Final = 0.2
 _REMEMBERED: Final = 100_000

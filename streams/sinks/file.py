@@ -151,7 +151,7 @@ class FileSink:
     def _open(self) -> tuple[BinaryIO, int]:
         # Somebody may have removed the folder with the file.
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Opening a pipe that nobody reads would block for ever, and with it every other sink of the file of routes.
+        # Opening a pipe without a reader blocks for ever, and would block every other sink of the file of routes.
         if self._path.exists() and not self._path.is_file():
             raise OSError(errno.EINVAL, "it is not a regular file")
         # Unbuffered: a failed write must not leave bytes in a buffer that a later write would flush.

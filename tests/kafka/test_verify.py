@@ -123,7 +123,7 @@ def test_what_the_roles_wrote_agrees_and_what_is_forged_does_not(site: Site, mon
     producer.produce(f"{site.prefix}.flows", json.dumps(forged | {"isolated_by": []}, separators=(",", ":")).encode())
     assert producer.flush(120) == 0
     past.send(second + 2 * DELAY_S * S, 80, denied=False)
-    # Somebody hides another one by the policy that there was just before: the node says that it had the new one.
+    # Another forged record fits the policy of just before, but the node says that it already had the new one.
     past.send(second + 7 * S // 4, 80, denied=False)
     past.flows()
     done = verify(site)

@@ -1,8 +1,8 @@
 """What clients may ask: a JSON schema made from a command's options, and the words of the command that arguments mean.
 
-Every value stands behind an option that is named here: ``pod`` with the value ``--kafka=elsewhere`` becomes
-``--pod=--kafka=elsewhere``, and no pod has that name. No option of these takes a path. What a value may be, the command
-says by itself: it refuses filters that can fit nothing, and times that cannot be.
+Every value is joined to the name of its option: ``pod`` with the value ``--kafka=elsewhere`` becomes
+``--pod=--kafka=elsewhere``, and no pod has that name. None of these options takes a path. The command itself checks the
+values: it refuses filters that can fit nothing, and times that cannot be.
 """
 
 from __future__ import annotations

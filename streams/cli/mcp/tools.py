@@ -1,4 +1,4 @@
-"""The tools: for each, the command that answers, what may be asked of it, and what an assistant is told about it."""
+"""The tools: for each, the command that answers, the arguments that it takes, and the description for assistants."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Tool:
 
     @property
     def description(self) -> str:
-        """What an assistant is told."""
+        """The description that an assistant reads."""
         return f"{self.about} {UNTRUSTED}"
 
     @cached_property

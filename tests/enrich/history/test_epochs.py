@@ -130,7 +130,7 @@ unknown = policy("deny", {"podSelector": {"matchLabels": {"no": "body"}}})
 def test_what_the_node_did_not_say_changes_nothing(
     seconds: float, statements: tuple[tuple[float, InForceRecord], ...]
 ) -> None:
-    """One is missing, or the last; a probe started again; not all policies are listed; nobody knows the version."""
+    """One is missing, or the last; a probe started again; not all policies are listed; no journal has the version."""
     assert judged(DENIED, seconds, said(*statements))[0] is Outcome.LATE
     assert judged(ALLOWED, seconds, said(*statements))[0] is Outcome.AGREES
 
@@ -239,11 +239,11 @@ def test_no_right_record_disagrees_while_node_and_journal_differ(
     rng = random.Random(data.draw(st.integers(0, 1 << 30)))  # noqa: S311 - chosen by hypothesis
     switch, journal = SWITCH + delay, journal_of(world, after)
     before_of, after_of = _applying(world.view()), _applying(after.view())
-    told = said(
+    statements = said(
         (11.0, statement(1, before_of, None)), (switch + 1.0, statement(2, after_of, switch)),
         (2001.0, statement(3, [], 2000)),
     )  # fmt: skip
-    with_epochs, without = verifier_of(journal, world.view(), told), verifier_of(journal, world.view(), Epochs())
+    with_epochs, without = verifier_of(journal, world.view(), statements), verifier_of(journal, world.view(), Epochs())
     found: Counter[bool] = Counter()
     for in_force, seconds in ((world, switch - 3), (after, switch + 3)):
         view = in_force.view()

@@ -72,5 +72,5 @@ def test_what_cannot_be_used_is_named() -> None:
     assert _refused("explain", record_id="r-1", source="a/b").startswith("record_id cannot be used with source")
     assert _refused("explain", source="a/b", destination="c/d:1", until="1h").startswith("until can only be used with")
     assert _refused("backtest", policies="a" * (MAX_POLICIES + 1)).startswith("policies: has 65,537 characters")
-    # Whatever a client sends comes back without what a terminal would obey.
+    # An error repeats what a client sent, without the characters that a terminal would obey.
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", _refused("observe", **{"\x1b[2J": 1}, pod=["\x1b"]))
