@@ -39,6 +39,8 @@ _MAX_VERSIONS: Final = 1_000_000
 """In all sets. Statements beyond it are left out, so that nothing is said of their times."""
 _MAX_DISTINCT: Final = 200_000
 """Versions that are kept once for all sets, about half a kilobyte each. All of this takes about 250 MB at most."""
+_MAX_AT_ONCE: Final = 64
+"""Statements about the time of one record. A node does not switch so often, but a forger could make any number."""
 
 
 class _Statement(NamedTuple):
@@ -119,11 +121,11 @@ class Epochs:
         """Return the sets of policies that a ring's programs may have used in a time; None if that is not known."""
         statements = self._rings.get(ring, ())
         since, until = since_ns - _SLACK_NS, until_ns + _SLACK_NS
-        place = bisect_right(statements, since, key=lambda one: one.sure_ns) - 1
+        first = place = bisect_right(statements, since, key=lambda one: one.sure_ns) - 1
         found, is_covered = set[Versions](), False
         while 0 <= place < len(statements) and statements[place].since_ns <= until:
             one = statements[place]
-            if one.versions is None or not one.until_ns:
+            if one.versions is None or not one.until_ns or place - first >= _MAX_AT_ONCE:
                 return None
             found.add(one.versions)
             is_covered = is_covered or one.until_ns > until

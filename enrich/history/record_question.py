@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from enrich.history.epochs import Versions
 from enrich.history.judging import JUDGED
 from enrich.history.record_pods import Choice
 from enrich.history.stand_ins import UnsayableError
@@ -113,8 +112,6 @@ class Question:
     """By the place of a time among the bounds of the stretches."""
     fitting: dict[int, tuple[list[bool], Decision]] = field(default_factory=dict)
     """By the begin of a segment: which of the possible pods it would have decided about as recorded."""
-    narrowed: dict[tuple[int | None, frozenset[Versions]], tuple[Outcome, str] | None] = field(default_factory=dict)
-    """As ``answers``, also by what the node may have had in force; None: that does not tell more."""
 
 
 def connection_of(flow: Flow) -> tuple[Protocol | None, str, str]:

@@ -36,7 +36,7 @@ from typing import Final, NamedTuple
 from enrich.history.alike import Alike
 from enrich.history.comparing import BEFORE_NS
 from enrich.history.distinctions import Distinctions, Distinguished
-from enrich.history.epochs import Epochs, Narrowing
+from enrich.history.epochs import Epochs, Narrowing, Versions
 from enrich.history.judging import DENY, JUDGED
 from enrich.history.moments import moment
 from enrich.history.record_pods import Choice, RecordPods
@@ -60,6 +60,8 @@ from enrich.wire.flow import Flow
 
 _MAX_REMEMBERED: Final = 100_000
 """Questions that are asked once."""
+_MAX_OF_NODES: Final = 20_000
+"""Answers by what nodes had in force. Anyone who may write to the status topic could make any number of them."""
 
 
 class _Apart(NamedTuple):
@@ -85,6 +87,8 @@ class Verifier:
         self._stretches: dict[Scope, Stretches] = {}
         self._questions: dict[object, Question] = {}
         self._distinguished: dict[str, _Apart] = {}
+        self._of_nodes: dict[tuple[Question, int, frozenset[Versions]], tuple[Outcome, str] | None] = {}
+        """As :attr:`Question.answers`, also by what the node may have had in force."""
 
     @property
     def epochs(self) -> Epochs:
@@ -101,6 +105,7 @@ class Verifier:
         self._distinguished.clear()
         self._pods.forget()
         self._narrowing.forget()
+        self._of_nodes.clear()
 
     def judge(self, flow: Flow, at_ns: int, last_ns: int = 0) -> Judged:
         """Return whether the policies of a record's time decide what was recorded; see :meth:`answer`."""
@@ -264,19 +269,26 @@ class Verifier:
         chosen = self.epochs.at(ring, at_ns, last_ns)
         if chosen is None:
             return None
-        key = place, chosen
-        if place is not None and key in question.narrowed:
-            return question.narrowed[key]
+        if place is None:
+            return self._by_versions(question, near, at_ns, last_ns, chosen)
+        key = question, place, chosen
+        if key not in self._of_nodes:
+            if len(self._of_nodes) >= _MAX_OF_NODES:
+                self._of_nodes.clear()
+            self._of_nodes[key] = self._by_versions(question, near, at_ns, last_ns, chosen)
+        return self._of_nodes[key]
+
+    def _by_versions(
+        self, question: Question, near: Sequence[Segment], at_ns: int, last_ns: int, chosen: frozenset[Versions]
+    ) -> tuple[Outcome, str] | None:
+        """Return what becomes of a record by some sets of policies; None if these do not tell more."""
         possible = self._narrowing.possible(near, [one.pod for one in question.subjects], chosen)
-        outcome: tuple[Outcome, str] | None = None
-        if possible is not None:
-            outcome = self._outcome(question, possible, at_ns, last_ns)
-            if outcome[0] is Outcome.DISAGREES:
-                text = outcome[1].removeprefix("the policies of its time")
-                outcome = Outcome.DISAGREES, f"the policies that its node had in force{text}"
-        if place is not None:
-            question.narrowed[key] = outcome
-        return outcome
+        if possible is None:
+            return None
+        outcome, text = self._outcome(question, possible, at_ns, last_ns)
+        if outcome is Outcome.DISAGREES:
+            text = f"the policies that its node had in force{text.removeprefix('the policies of its time')}"
+        return outcome, text
 
     @staticmethod
     def _fitting(question: Question, segment: Segment) -> tuple[list[bool], Decision]:

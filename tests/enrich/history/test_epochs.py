@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enrich.history import epochs as module
+from enrich.history import verifying
 from enrich.history.epochs import Epochs
 from enrich.history.record_pods import RecordPods
 from enrich.history.record_question import Outcome
@@ -190,6 +191,24 @@ def test_only_so_many_statements_are_kept(bound: str, monkeypatch: pytest.Monkey
     found = said(*SWITCHED)
     assert found.is_full
     assert judged(DENIED, 1030, found)[0] is Outcome.LATE
+
+
+def test_of_a_time_with_very_many_switches_nothing_is_said() -> None:
+    def switching(count: int) -> Epochs:
+        made = [(500.0, statement(change, [OPEN] if change % 2 else [DENY], 499)) for change in range(2, count)]
+        return said(SWITCHED[0], *made, (2001.0, statement(count, [], 2000)))
+
+    assert len(switching(64).at("ring", at(500), at(500)) or ()) == 2
+    assert switching(1000).at("ring", at(500), at(500)) is None
+
+
+def test_answers_that_are_forgotten_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifying, "_MAX_OF_NODES", 1)
+    verifier = verifier_of(BASE, PODS, said(*SWITCHED))
+    for _ in range(2):
+        for flow, outcome in ((DENIED, Outcome.DISAGREES), (ALLOWED, Outcome.AGREES)):
+            assert verifier.judge(flow, at(1030)).outcome is outcome
+            assert len(verifier._of_nodes) == 1
 
 
 def test_a_version_that_many_sets_have_is_kept_once() -> None:
