@@ -268,8 +268,8 @@ class Admission:
                 reason = f"its policies ({policies}) do not fit: {self._closed[subject.set_key].reason}"
                 named[subject.pod.key] = reason
         pods = {pod.uid: pod for pod in request.subjects} if plan.left_out else {}
-        used, limit = self._installer.usage()["endpoints"]
-        full = "endpoints" if used >= limit else "local_addresses"
+        is_full = self._installer.usage()["endpoints"][0] >= self._installer.limit("endpoints")
+        full = "endpoints" if is_full else "local_addresses"
         for end in plan.left_out:
             named[pods[end.uid].key] = f"the map {full} is full: raise WEIR_{full.upper()}"
         return named

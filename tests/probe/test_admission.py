@@ -119,17 +119,21 @@ def test_a_kernel_that_refuses_writes_opens_nothing(world: World, steps: list[Ch
 
 
 class _Short(MemoryMap):
-    """A map that is larger than what the kernel has memory for."""
+    """A map that is larger than what the kernel has memory for, which is ``room`` entries."""
+
+    def __init__(self, name: str, room: int) -> None:
+        super().__init__(name, 1 << 16, lambda: False)
+        self._room = room
 
     def set(self, key: bytes, value: bytes) -> None:
-        if key not in self.content and len(self.content) >= 40:
+        if key not in self.content and len(self.content) >= self._room:
             raise OSError(errno.ENOMEM, "no memory")
         super().set(key, value)
 
 
 def test_addresses_of_the_node_for_which_the_kernel_has_no_memory_keep_no_policy_from_being_installed() -> None:
     maps = MemoryMaps({})
-    maps._maps["local_addresses"] = _Short("local_addresses", 1 << 16, lambda: False)
+    maps._maps["local_addresses"] = _Short("local_addresses", 40)
     around = Surroundings(node=frozenset(f"10.96.0.{number}" for number in range(1, 101)))
     pods = [Pod("shop", f"web-{number}", f"uid-{number}", {}, (f"10.0.0.{number}",), "n1") for number in (1, 2)]
     bound = [Bound(number, number, pod.uid, pod.ips) for number, pod in enumerate(pods, 1)]
@@ -142,6 +146,19 @@ def test_addresses_of_the_node_for_which_the_kernel_has_no_memory_keep_no_policy
                 assert node.admission.unlisted >= 60
             assert not node.admission.incomplete
             assert {one.index for one in bound[:count]} <= node.admission._installer.endpoints.keys()
+
+
+def test_a_pod_for_which_the_kernel_has_no_memory_is_closed_for_the_map_that_lacks_it() -> None:
+    for short in ("endpoints", "local_addresses"):
+        maps = MemoryMaps({})
+        maps._maps[short] = _Short(short, 2)
+        pods = [Pod("shop", f"web-{number}", f"uid-{number}", {}, (f"10.0.0.{number}",), "n1") for number in (1, 2, 3)]
+        bound = [Bound(number, number, pod.uid, pod.ips) for number, pod in enumerate(pods, 1)]
+        with ledger() as numbers:
+            node = _Node(numbers, maps)
+            node.admission.install(PolicyView({}, {}, {}, {}, {}), pods, bound, Surroundings(), lambda: None)
+            [reason] = node.admission.incomplete.values()
+            assert reason == f"the map {short} is full: raise WEIR_{short.upper()}"
 
 
 def test_addresses_of_the_node_that_others_kept_out_until_the_switch_are_installed_soon_after_it() -> None:
