@@ -12,8 +12,8 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-REQUEST, DUMP = 0x0001, 0x0301
-"""NLM_F_REQUEST alone, for one object; with NLM_F_DUMP, for all."""
+REQUEST, DUMP, CHANGE = 0x0001, 0x0301, 0x0005
+"""NLM_F_REQUEST alone, for one object; with NLM_F_DUMP, for all; with NLM_F_ACK, for a change that is acknowledged."""
 NESTED: Final = 0x8000
 """NLA_F_NESTED: the value of an attribute is attributes."""
 _TYPE_MASK: Final = 0x3FFF
@@ -64,7 +64,9 @@ def request(
                 return
             if answer == _ERROR:
                 code = -struct.unpack_from("=i", content)[0]
-                raise OSError(code, os.strerror(code))
+                if code:
+                    raise OSError(code, os.strerror(code))
+                return  # the acknowledgement of a change
             yield answer, content
             if flags == REQUEST:
                 return

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 
 from netns import Space, run_in
 
+from probe.node.netlink_messages import CHANGE, request
+
 _CTNETLINK_DELETE = 1 << 8 | 2
 """NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE: without a tuple it deletes all entries."""
-_REQUEST_ACK = 0x5
 _TABLE = """table inet tracked {
 chain pre { type filter hook prerouting priority filter; ct state invalid accept; }
 chain out { type filter hook output priority filter; ct state invalid accept; }
@@ -21,11 +22,9 @@ chain out { type filter hook output priority filter; ct state invalid accept; }
 
 def forget_flows(node: Space) -> None:
     """Delete all entries of nf_conntrack, as if they had timed out."""
-    message = struct.pack("=IHHIIBBH", 20, _CTNETLINK_DELETE, _REQUEST_ACK, 1, 0, 0, 0, 0)
     with run_in(node, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)) as asking:
-        asking.send(message)
-        code = struct.unpack_from("=i", asking.recv(4096), 16)[0]
-    assert code == 0, code
+        for _ in request(asking, _CTNETLINK_DELETE, CHANGE, struct.pack("=BBH", 0, 0, 0)):
+            pass  # nothing answers but the acknowledgement
 
 
 @contextmanager
