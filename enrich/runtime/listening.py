@@ -1,4 +1,4 @@
-"""What an address to listen on says: host and port, and whether only this machine reaches it."""
+"""Splits an address to listen on into host and port, and says whether only this machine reaches it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def split_address(address: str) -> tuple[str, int] | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address is of this machine only. A name may mean another one tomorrow; localhost may not."""
+    """Return whether only this machine reaches a host. Names other than localhost may get another address."""
     if host == "localhost":
         return True
     try:

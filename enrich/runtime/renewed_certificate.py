@@ -18,7 +18,7 @@ _LOOK_S: Final = 2.0
 
 
 class RenewedCertificate:
-    """Gives TLS contexts of a server whose certificate may be renewed at any time."""
+    """Makes TLS contexts for a server whose certificate may be renewed at any time."""
 
     def __init__(self, whose: str, certificate: Path, key: Path) -> None:
         """``whose`` names the server in the log, such as "the metrics port"."""
@@ -37,7 +37,7 @@ class RenewedCertificate:
         return self._context
 
     def lasting_context(self) -> ssl.SSLContext:
-        """Return a context for a server that keeps it: each handshake takes the certificate of its time.
+        """Return a context for a server that keeps it: each handshake uses the newest certificate that can be used.
 
         Raises OSError if there is no certificate that can be used."""
         first = self.context()

@@ -28,7 +28,7 @@ FLOWS: Final = "flows"
 of other proxies are."""
 _ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 _USER_S: Final = 10.0
-"""For so long a token's user is known: a viewer is asked about once for each namespace, within moments."""
+"""How long the user of a token is remembered: the page asks about a viewer once for each namespace, within moments."""
 _MAX_USERS: Final = 256
 
 
@@ -83,14 +83,14 @@ def _reviewer(connect: Callable[[], Client], attributes: Callable[[str], dict[st
 
 
 class _Users:
-    """Whose some tokens are, as the API server has said lately. Any thread may ask."""
+    """Remembers for a moment who the API server says has a token. Any thread may call it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, tuple[float, dict[str, Any]]] = OrderedDict()
 
     def of(self, client: Client, token: str) -> dict[str, Any] | None:
-        """Return the user of a token, None if it is nobody's. Raises what the client raises."""
+        """Return the user of a token, None if it is not valid. Raises what the client raises."""
         key = hashlib.sha256(token.encode()).digest()
         with self._lock:
             until, user = self._known.get(key, (0.0, {}))

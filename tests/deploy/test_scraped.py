@@ -105,7 +105,7 @@ def test_prometheus_does_not_drop_a_port_by_relabeling(name: str, patches: tuple
 
 
 def test_labels_of_whom_a_metric_is_about_are_kept() -> None:
-    """The alert about a closed pod and the dashboard of a namespace would else name kubeweir's own."""
+    """The alert about a closed pod and the dashboard of a namespace would otherwise name kubeweir's own."""
     [scraped] = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
     assert scraped["honor_labels"] is True
     for file in ("kubernetes/components/monitoring/service-monitor.yaml", "examples/service-monitor.yaml"):

@@ -1,4 +1,4 @@
-"""The demo's page, and a picture of its map. Without a browser the demo runs too, and says why there is no picture."""
+"""Starts the demo's page, and takes a picture of its map. Without a browser the demo says what is missing."""
 
 from __future__ import annotations
 
