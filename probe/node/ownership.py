@@ -83,9 +83,10 @@ class Ownership:
         If the API server does not answer, the newest event of the watch decides.
         """
         try:
-            return self._is_deleted(f"{self._collection}/{self._name}") or self._is_deleted(
-                f"/api/v1/namespaces/{self._namespace}"
-            )
+            daemonset = self._read(f"{self._collection}/{self._name}")
+            if daemonset is not None:
+                self._look(daemonset)
+            return _is_deleted(daemonset) or _is_deleted(self._read(f"/api/v1/namespaces/{self._namespace}"))
         except _ERRORS as error:
             log.warning(
                 "the API server did not answer whether our DaemonSet is deleted: the last event of the watch decides",
@@ -101,16 +102,15 @@ class Ownership:
             response.shutdown()
         self._thread.join(_TIMEOUT_S)
 
-    def _is_deleted(self, path: str) -> bool:
+    def _read(self, path: str) -> dict[str, Any] | None:
+        """Return an object of the API server; None if it does not exist."""
         try:
             with self._client.get(path, {}, "application/json", _TIMEOUT_S) as response:
                 found: dict[str, Any] = orjson.loads(response.read())
-                if found["kind"] == "DaemonSet":
-                    self._look(found)
-                return "deletionTimestamp" in found["metadata"]
+                return found
         except AnswerError as error:
             if error.status == 404:
-                return True
+                return None
             raise
 
     def _look(self, daemonset: dict[str, Any]) -> None:
@@ -143,12 +143,17 @@ class Ownership:
                     if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
                         self._look(event["object"])
                     if event["type"] in ("ADDED", "MODIFIED"):
-                        self.seen_deleted = "deletionTimestamp" in event["object"]["metadata"]
+                        self.seen_deleted = _is_deleted(event["object"])
                     elif event["type"] == "DELETED":
                         self.seen_deleted = True
                         log.info("our DaemonSet was deleted", confirmed=self.seen_confirmed)
             finally:
                 self._response = None
+
+
+def _is_deleted(found: dict[str, Any] | None) -> bool:
+    """Return whether an object does not exist, or is being deleted."""
+    return found is None or "deletionTimestamp" in found["metadata"]
 
 
 def _lines(response: Any) -> Any:
