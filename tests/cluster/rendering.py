@@ -67,12 +67,17 @@ def kustomize(kubectl: Path, folder: Path) -> Objects:
 
 
 def with_components(kubectl: Path, folder: Path, components: Iterable[str]) -> Objects:
-    """Render the manifests with components, named in their kustomization.yaml as its documentation says."""
+    """Render the manifests with components."""
+    return kustomize(kubectl, folder_with_components(folder, components))
+
+
+def folder_with_components(folder: Path, components: Iterable[str]) -> Path:
+    """Copy the manifests, with components named in their kustomization.yaml as its documentation says."""
     copy = folder / "-".join(["kubernetes", *components])[:100]
     shutil.copytree(MANIFESTS, copy)
     with (copy / "kustomization.yaml").open("a") as file:
         file.write(f"components: [{', '.join(f'components/{one}' for one in components)}]\n")
-    return kustomize(kubectl, copy)
+    return copy
 
 
 def template(helm: Path, *arguments: str | Path, namespace: str = "kubeweir") -> Objects:

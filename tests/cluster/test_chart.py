@@ -17,6 +17,7 @@ from tests.cluster.rendering import (
     ROOT,
     built,
     differences,
+    folder_with_components,
     kustomize,
     run_helm,
     sorted_lists,
@@ -81,6 +82,18 @@ def test_all_components_together_are_all_values_together(kubectl: Path, helm: Pa
     together = [one for one in CASES if one not in {"monitoring", "without-cni", "without-web"}]
     found = with_components(kubectl, tmp_path, together)
     assert differences(found, template(helm, *(value for one in together for value in CASES[one]))) == {}
+
+
+def test_ports_with_tls_are_scraped_by_https_and_the_wrong_order_of_components_is_refused(
+    kubectl: Path, helm: Path, tmp_path: Path
+) -> None:
+    both = ["monitoring", "metrics-tls"]
+    found = with_components(kubectl, tmp_path, both)
+    assert differences(found, template(helm, *(value for one in both for value in CASES[one]))) == {}
+    folder = folder_with_components(tmp_path, both[::-1])
+    done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "list components-monitoring before components-metrics-tls" in done.stderr
 
 
 def test_the_example_overlay_and_the_example_values_are_the_same(kubectl: Path, helm: Path) -> None:
