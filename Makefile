@@ -1,6 +1,6 @@
 # Each target has its help text behind `##`; `make` without a target lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image cluster cluster-down e2e test attack kernels test-cluster lint unit first-packets hunt chaos custody applied bench conformance bench-policy bench-watch bench-history pictures docs clean
+.PHONY: help setup demo image cluster cluster-down e2e test attack kernels test-cluster test-install lint unit first-packets hunt chaos custody applied bench conformance bench-policy bench-watch bench-history pictures docs clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -33,6 +33,9 @@ test: setup ## check everything: format, lint, types, import contracts, all test
 
 test-cluster: setup ## run only the tests on a real cluster of two nodes; CNI, PROXY as for cluster; needs Go
 	@$(PY) -m pytest tests/cluster/whole
+
+test-install: setup ## run the commands of README, docs/install.md and docs/upgrade.md on a real cluster, by Helm: install, upgrade, roll back, uninstall; CNI, PROXY as for cluster; needs Go
+	@$(PY) -m tests.install
 
 first-packets: setup ## send the first packet of 400 pods at once, with and without the CNI plugin; ROUNDS=10; needs Go
 	@KUBEWEIR_ROUNDS=$(or $(ROUNDS),10) $(PY) -m pytest tests/cluster/whole/test_2_first_packets.py

@@ -5,16 +5,15 @@ The apps client and stranger are deployed before kubeweir, all others after it.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.cluster.whole.real import HOST, NAMESPACE, PROGRAM, ROOT, SYSTEM, Real, deployment, run, service
+from tests.cluster.whole.real import ROOT, SYSTEM, Real, deployment, run, service
+from tests.cluster.whole.started import is_running, started
 from tests.cluster.whole.story import guard
 
 
@@ -30,30 +29,11 @@ def image() -> str:
 @pytest.fixture(scope="package")
 def real(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     """Start a cluster with Kafka and kubeweir. The environment variables CNI and PROXY choose its kind."""
-    if subprocess.run([PROGRAM, "status"], capture_output=True, check=False).returncode == 0:
+    if is_running():
         pytest.skip("a cluster is already running, and these tests start their own: remove it with make cluster-down")
-    folder = tmp_path_factory.mktemp("cluster")
-    options = [f"--{name.lower()}={os.environ[name]}" for name in ("CNI", "PROXY") if os.environ.get(name)]
-    cluster = None
-    try:
-        run(PROGRAM, "up", *options, timeout_s=3600)
-        cluster = Real(folder)
-        with ThreadPoolExecutor(2) as pool:
-            kafka = pool.submit(run, ROOT / "deploy/local/kafka", "start", "--host", HOST, "--dir", folder / "kafka")
-            loaded = pool.submit(run, PROGRAM, "load", image)
-            cluster.kubectl("create", "namespace", NAMESPACE)
-            cluster.watch_pods()
-            cluster.apply(deployment("client", 2), deployment("stranger"))
-            cluster.kafka = kafka.result().strip()
-            loaded.result()
-        cluster.wait_ready("client", "stranger")
+    with started(tmp_path_factory.mktemp("cluster"), image) as cluster:
         install(cluster)
         yield cluster
-    finally:
-        if cluster is not None:
-            cluster.close()
-        run(PROGRAM, "down")
-        run(ROOT / "deploy/local/kafka", "stop", "--dir", folder / "kafka")
 
 
 def install(real: Real) -> None:

@@ -55,8 +55,10 @@ class Real:
         lines = run(PROGRAM, "env").splitlines()
         pairs = (line.removeprefix("export ").partition("=") for line in lines)
         values = {name: value.strip('"') for name, _, value in pairs}
-        self._env = {**os.environ, "KUBECONFIG": values["KUBECONFIG"]}
-        self._kubectl = Path(values["PATH"].partition(":")[0]) / "kubectl"
+        self.programs = Path(values["PATH"].partition(":")[0])
+        """The folder of kubectl and of what else the cluster is made of."""
+        self.environment = {**os.environ, "KUBECONFIG": values["KUBECONFIG"]}
+        self._kubectl = self.programs / "kubectl"
 
     def write_overlay(self) -> None:
         """Write a user's overlay: settings and the optional component. Batches wait only 0.1 s, to make tests fast."""
@@ -74,8 +76,8 @@ class Real:
     def kubectl(self, *words: object, check: bool = True, stdin: str | None = None) -> str:
         """Run kubectl and return its output."""
         done = subprocess.run(
-            [self._kubectl, *(str(word) for word in words)], env=self._env, input=stdin, capture_output=True, text=True,
-            check=False, timeout=300,
+            [self._kubectl, *(str(word) for word in words)], env=self.environment, input=stdin, capture_output=True,
+            text=True, check=False, timeout=300,
         )  # fmt: skip
         assert not check or done.returncode == 0, f"kubectl {words}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -98,7 +100,7 @@ class Real:
         """From here on, record every version of every pod, so that deleted pods are known at the end."""
         self._seen = (self.folder / "pods.json").open("wb")
         words = [str(self._kubectl), "get", "pods", "--all-namespaces", "--watch", "-o", "json"]
-        self._watch = subprocess.Popen(words, env=self._env, stdout=self._seen)
+        self._watch = subprocess.Popen(words, env=self.environment, stdout=self._seen)
 
     def seen_pods(self) -> list[dict[str, Any]]:
         """Return every recorded version of every pod, in the order of the changes."""
@@ -141,7 +143,7 @@ class Real:
                 self._kubectl, "-n", NAMESPACE, "exec", client["metadata"]["name"], "-c", "main", "--", "/agnhost",
                 "connect", target, f"--protocol={protocol}", "--timeout=1s",
             ],
-            env=self._env, capture_output=True, text=True, check=False, timeout=60,
+            env=self.environment, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0 or may_refuse or "TIMEOUT" in done.stdout + done.stderr, done.stdout + done.stderr
         return done.returncode == 0

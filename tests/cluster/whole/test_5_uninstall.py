@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from tests.cluster.whole.real import ROOT, SYSTEM, Real, addresses, until
-from tests.cluster.whole.story import Pod
+from tests.cluster.whole.story import Pod, left_on
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400), pytest.mark.usefixtures("guarded")]
 
@@ -96,20 +96,6 @@ def waiting(pod: Pod) -> str:
     """Return why the pod's container does not run."""
     statuses = pod["status"].get("containerStatuses", [])
     return statuses[0]["state"].get("waiting", {}).get("reason", "") if statuses else ""
-
-
-def left_on(real: Real, node: str) -> list[str]:
-    """Return everything of kubeweir that exists on a node."""
-    found = real.on(node, "find", "/sys/fs/bpf", "-mindepth", "1", "-not", "-name", "*.debug").split()
-    for link in json.loads(real.on(node, "ip", "-j", "link")):
-        for hook in ("ingress", "egress"):
-            found += real.on(node, "tc", "filter", "show", "dev", link["ifname"], hook).splitlines()
-    found += [name for name in real.on(node, "ls", "/run/kubeweir").split() if name != "probe.lock"]
-    found += real.on(node, "find", "/opt/cni/bin", "/etc/cni/net.d", "-name", "*weir-cni*").split()
-    found += [
-        line for line in real.on(node, "cat", "/etc/cni/net.d/10-weir.conflist").splitlines() if "weir-cni" in line
-    ]
-    return found
 
 
 def test_an_uninstall_ends_enforcement_and_leaves_nothing(real: Real, web: list[Pod], stranger: Pod) -> None:
