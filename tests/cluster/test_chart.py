@@ -260,9 +260,10 @@ def test_a_real_api_server_takes_every_object(kubectl: Path, helm: Path, api: Ap
 def test_install_upgrade_rollback_and_uninstall_leave_nothing(kubectl: Path, helm: Path, api: ApiServer) -> None:
     config, where = api.kubeconfig("admin"), ["-n", "by-helm"]
 
-    def run(*arguments: str | Path) -> None:
+    def run(*arguments: str | Path) -> str:
         done = run_helm(helm, *arguments, *where, config=config)
         assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def ours() -> set[str]:
         kinds = "ds,deploy,svc,cm,sa,role,rolebinding,clusterrole,clusterrolebinding,pdb,netpol,quota"
@@ -276,17 +277,16 @@ def test_install_upgrade_rollback_and_uninstall_leave_nothing(kubectl: Path, hel
     for path in ("clusterroles", "clusterrolebindings"):
         for one in api.get(f"/apis/rbac.authorization.k8s.io/v1/{path}?labelSelector={PART_OF}")["items"]:
             api.delete(f"/apis/rbac.authorization.k8s.io/v1/{path}/{one['metadata']['name']}")
-    run(
-        "install",
-        "kubeweir",
-        CHART,
-        "--create-namespace",
-        "--set=streams.disruptionBudget=true,networkPolicy.enabled=true",
-    )
+    values = "--set=streams.disruptionBudget=true,networkPolicy.enabled=true"
+    label = "pod-security.kubernetes.io/enforce=privileged"
+    said = run("install", "kubeweir", CHART, "--create-namespace", values)
+    assert f"kubectl label namespace by-helm {label}" in said
     first = settings()
     assert len(first) == 1
     assert allowed(api, "weir-probe", "by-helm", "list pods")
-    run("upgrade", "kubeweir", CHART, "--set=settings.WEIR_ENDS=1")
+    labelled: list[str | Path] = [kubectl, f"--kubeconfig={config}", "label", "namespace", "by-helm", label]
+    subprocess.run(labelled, check=True, capture_output=True)
+    assert label not in run("upgrade", "kubeweir", CHART, "--set=settings.WEIR_ENDS=1")
     assert len(settings()) == 1
     assert settings() != first
     assert "poddisruptionbudget.policy/weir-streams" not in ours()

@@ -26,6 +26,11 @@ OLD, NEW = "latest", "next"
 _COMMAND_S: Final = 1800.0
 _WAIT_S: Final = 600.0
 """For what takes seconds on a quiet machine."""
+_STATE: Final = (
+    f"kubectl -n {SYSTEM} get pods -o wide; kubectl -n {SYSTEM} logs -l app.kubernetes.io/part-of=kubeweir"
+    " --all-containers --prefix --tail=15"
+)
+"""What is shown when a run fails."""
 _CTR: Final = ("/var/lib/weir/debian/usr/bin/ctr", "-n", "k8s.io", "images", "tag", "--force")
 
 
@@ -59,6 +64,9 @@ class Run:
                     self._step(written)
                 if after := _AFTER.get(heading):
                     after(self)
+        except BaseException:
+            click.echo(self.shell(_STATE, check=False), err=True)
+            raise
         finally:
             self.end_forward()
 
