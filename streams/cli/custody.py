@@ -79,6 +79,9 @@ class NodeCustody:
     sums: Sums
     state: NodeState
     problems: list[Problem]
+    ahead_s: float = 0.0
+    """By how much its clock is ahead of the clock of the worker that wrote its last tally, at least: no tally is
+    written before the node has made it."""
 
 
 class Tallies:
@@ -144,7 +147,8 @@ def _custody(cluster: str, node: str, rings: Sequence[RingTallies], now: float) 
     if is_silent:
         text = _unheard(newest.at, now)
         problems.append(Problem("silence", "silent", cluster, node, int(silent_s), text))
-    return NodeCustody(cluster, node, newest.at, is_silent, sums, newest.record.tally.state, problems)
+    ahead_s = newest.record.tally.at / 1e9 - newest.at
+    return NodeCustody(cluster, node, newest.at, is_silent, sums, newest.record.tally.state, problems, ahead_s)
 
 
 def _problems(sums: Mapping[str, Sum], ring: RingTallies) -> Iterable[tuple[tuple[str, str], int, str]]:

@@ -7,6 +7,7 @@ import sys
 from typing import Any, Final
 
 import click
+from click.shell_completion import CompletionItem, get_completion_class
 
 from enrich.runtime.console import run_console
 from enrich.runtime.version import version_text
@@ -26,6 +27,7 @@ _MODULES: Final = {
     "alerts": "alerts",
     "dead": "dead_command",
     "status": "status_command",
+    "doctor": "doctor_command",
     "mcp": "mcp_command",
 }
 """The commands, by their names, and the modules of this package that have them, under the same name. Only the one that
@@ -46,6 +48,11 @@ class _Commands(click.Group):
             self.add_command(getattr(module, cmd_name))
         return super().get_command(ctx, cmd_name)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin so, for a shell. click would import every module for a line of help."""
+        names = [CompletionItem(name) for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""
         try:
@@ -65,6 +72,23 @@ def command() -> None:
 def version() -> None:
     """Print the version of kubeweir."""
     click.echo(version_text())
+
+
+@command.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script by which a shell completes the commands and options of weir.
+
+    \b
+    bash   weir completion bash > ~/.local/share/bash-completion/completions/weir
+    zsh    weir completion zsh > "${fpath[1]}/_weir"
+    fish   weir completion fish > ~/.config/fish/completions/weir.fish
+
+    It asks the weir that is installed, so an upgrade needs no new script.
+    """
+    found = get_completion_class(shell)
+    assert found is not None  # noqa: S101 - click has all of the choices
+    click.echo(found(command, {}, "weir", "_WEIR_COMPLETE").source())
 
 
 def main() -> None:

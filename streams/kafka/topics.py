@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException
@@ -69,19 +69,10 @@ def _create(connection: Connection, admin: AdminClient, missing: Sequence[Topic]
 
 
 def _check(admin: AdminClient, found: Sequence[tuple[Topic, int]]) -> None:
-    resources = [ConfigResource(ResourceType.TOPIC, topic.name) for topic, _ in found]
-    if not resources:
-        return
-    answers = {
-        resource.name: future
-        for resource, future in admin.describe_configs(resources, request_timeout=CALL_TIMEOUT_S).items()
-    }
+    configs = _configs(admin, [topic.name for topic, _ in found])
     for topic, partitions in found:
-        try:
-            config = {name: entry.value for name, entry in answers[topic.name].result(2 * CALL_TIMEOUT_S).items()}
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                raise
+        config = configs[topic.name]
+        if config is None:
             log.warning("a topic's configuration was not checked: no right DESCRIBE_CONFIGS", topic=topic.name)
             continue
         differences = topic.differences(partitions, config)
@@ -91,6 +82,37 @@ def _check(admin: AdminClient, found: Sequence[tuple[Topic, int]]) -> None:
                 topic=topic.name,
                 problems=differences,
             )
+
+
+def _configs(admin: AdminClient, names: Sequence[str]) -> dict[str, Mapping[str, str | None] | None]:
+    """Return the configuration of each topic; None without the right DESCRIBE_CONFIGS. Raises KafkaException."""
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    if not resources:
+        return {}
+    found: dict[str, Mapping[str, str | None] | None] = {}
+    for resource, future in admin.describe_configs(resources, request_timeout=CALL_TIMEOUT_S).items():
+        try:
+            found[resource.name] = {name: one.value for name, one in future.result(2 * CALL_TIMEOUT_S).items()}
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise
+            found[resource.name] = None
+    return found
+
+
+def found_topics(
+    connection: Connection, names: Collection[str]
+) -> dict[str, tuple[int, Mapping[str, str | None] | None]]:
+    """Return the number of partitions of each topic that exists, and its configuration, None without the right
+    DESCRIBE_CONFIGS. Raises :class:`ReadError`."""
+    admin = admin_client(connection)
+    try:
+        known = admin.list_topics(timeout=CALL_TIMEOUT_S).topics
+        partitions = {name: len(known[name].partitions) for name in names if name in known}
+        configs = _configs(admin, list(partitions))
+    except (KafkaException, TimeoutError) as error:
+        raise ReadError(f"Kafka cannot be reached: {error_text(error)}") from error
+    return {name: (count, configs[name]) for name, count in partitions.items()}
 
 
 def existing_topics(connection: Connection, stop: threading.Event) -> frozenset[str]:

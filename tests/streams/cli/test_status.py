@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from enrich.wire.tally import NodeState
-from streams.cli import status_command
+from streams.cli import status_command, status_topic
 from streams.cli.custody_text import Report
 from streams.cli.main import command
 from streams.kafka.group_positions import GroupPosition
@@ -46,7 +46,8 @@ def test_groups_that_kafka_does_not_show_are_not_known(monkeypatch: pytest.Monke
         return iter(())
 
     positions = [GroupPosition("kubeweir.c1.enrich", topic, 5, 0)] if topic else []
-    monkeypatch.setattr(status_command, "_read", read)
+    monkeypatch.setattr(status_command, "read_since", read)
+    monkeypatch.setattr(status_topic, "read_since", read)
     monkeypatch.setattr(status_command, "group_names", lambda *_: [])
     monkeypatch.setattr(status_command, "group_positions", lambda *_: positions)
     unknown = json.loads(status("-o", "json").stdout)["unknown"]
@@ -56,7 +57,7 @@ def test_groups_that_kafka_does_not_show_are_not_known(monkeypatch: pytest.Monke
 
 
 def test_the_status_topic_says_which_routes_drop_records_and_which_versions_the_workers_have() -> None:
-    read = status_command._StatusTopic(START, lambda key: key[0] in ("", "c1"))
+    read = status_topic.StatusTopic(START, lambda key: key[0] in ("", "c1"))
 
     def add(at: float, **fields: object) -> None:
         value = msgspec.json.encode(fields)
@@ -78,7 +79,7 @@ def test_the_status_topic_says_which_routes_drop_records_and_which_versions_the_
 
 
 def test_lost_reports_of_connections_are_added_up_by_node_and_reason() -> None:
-    read = status_command._StatusTopic(START, lambda key: key[0] in ("", "c1"))
+    read = status_topic.StatusTopic(START, lambda key: key[0] in ("", "c1"))
     for at, cluster, node, reason, reports in (
         (NOW, "c1", "n1", "ring_full", 3), (NOW, "c1", "n1", "ring_full", 4), (NOW, "c1", "n2", "gap", 1),
         (NOW, "c2", "n1", "gap", 9), (START - 1, "c1", "n1", "gap", 9), (NOW, "c1", "n1", "No Word", 9),
@@ -99,7 +100,7 @@ def test_a_window_may_begin_with_the_first_day_of_the_calendar(monkeypatch: pyte
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(status_command, "TopicReader", lambda *_: Topic())
+    monkeypatch.setattr(status_topic, "TopicReader", lambda *_: Topic())
     monkeypatch.setattr(status_command, "group_names", lambda *_: [])
     monkeypatch.setattr(status_command, "group_positions", lambda *_: [])
     found = status("--since", "0001-01-01")

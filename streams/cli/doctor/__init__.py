@@ -1,0 +1,1 @@
+"""What `weir doctor` asks, each thing in a module of its own."""

@@ -1,0 +1,179 @@
+"""What `weir doctor` makes of what it hears, and that it ends in time with everything dead."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from enrich.diagnosis import connect
+from enrich.wire.rights import PRINCIPALS
+from enrich.wire.tally import NodeState
+from enrich.wire.topics import topics as topics_of
+from streams.cli.custody import NodeCustody
+from streams.cli.doctor import api, reports, topics
+from streams.cli.doctor.api import clock_of
+from streams.cli.doctor.asking import Asking
+from streams.cli.doctor.brokers import needs_of
+from streams.cli.doctor.finding import Finding, ok
+from streams.cli.doctor.reports import of_node, own_clock
+from streams.cli.main import command
+from streams.settings import Settings
+from tests.streams.cli.test_custody import look, record
+
+
+def doctor(*arguments: str, env: dict[str, str]) -> Result:
+    return CliRunner().invoke(command, ["doctor", *arguments], env={"WEIR_CLUSTER": "", **env})
+
+
+@pytest.fixture
+def dead() -> Iterator[str]:
+    """An address that takes connections, and never answers on them."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_with_everything_dead_it_says_so_and_exits_with_1(
+    dead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(api, "_ANSWER_S", 0.2)
+    kubeconfig = tmp_path / "kubeconfig"
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [{"name": "u", "user": {}}],
+        "clusters": [{"name": "c", "cluster": {"server": f"http://{dead}"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }  # fmt: skip
+    kubeconfig.write_text(json.dumps(config))
+    result = doctor("--timeout", "120", "-o", "json", env={"WEIR_KAFKA": dead, "KUBECONFIG": str(kubeconfig)})
+    assert result.exit_code == 1, result.output
+    found = json.loads(result.stdout)
+    by_about = {one["about"]: (one["level"], one["text"]) for one in found["findings"]}
+    assert by_about["Kafka"][0] == "warning"
+    assert "no broker can be used" in by_about["Kafka"][1]
+    level, text = by_about[f"Kafka {dead}"]
+    assert (level, text.partition(" within")[0]) == ("problem", f"{dead} is connected but does not answer")
+    level, text = by_about["Kubernetes"]
+    assert (level, text.partition(":")[0]) == ("problem", "the API server does not answer")
+    assert found["problems"] == 2
+
+
+def test_a_wrong_setting_is_a_line_and_the_rest_is_asked_all_the_same() -> None:
+    result = doctor(env={"WEIR_KAFKA_PROTOCOL": "smoke", "WEIR_SOURCE": "manifests:x"})
+    assert result.exit_code == 1
+    assert "problem  settings: WEIR_KAFKA_PROTOCOL='smoke': must be" in result.stdout
+    assert "ok       Kubernetes: not asked, because WEIR_SOURCE=manifests:x" in result.stdout
+    assert result.stdout.endswith("\n1 problem, no warnings.\n")
+
+
+def test_what_was_found_before_a_question_hangs_or_fails_is_kept() -> None:
+    hold = threading.Event()
+
+    def hang() -> Iterator[Finding]:
+        yield ok("a", "first")
+        hold.wait()
+
+    def fail() -> Iterator[Finding]:
+        yield ok("b", "first")
+        raise ZeroDivisionError
+
+    asking = Asking(0.2)
+    asked = [asking.start("a", hang), asking.start("b", fail)]
+    found = [one for each in asked for one in asking.findings(each)]
+    hold.set()
+    assert [(one.level, one.about) for one in found] == [("ok", "a"), ("problem", "a"), ("ok", "b"), ("problem", "b")]
+    assert "ZeroDivisionError" in found[-1].text
+
+
+def node(**changes: object) -> NodeCustody:
+    """A node that has just reported."""
+    [found] = look(record(state=NodeState(version="9.9.9")))
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("one", "level", "says"),
+    [
+        (node(ahead_s=0.0), "ok", "probe 9.9.9, last heard of at"),
+        (node(ahead_s=7.04), "warning", "its clock is at least 7.0 s ahead of the workers'"),
+        (node(ahead_s=0.0, is_silent=True), "problem", "not heard of since"),
+        (node(ahead_s=0.0, state=NodeState(version="9.9.8")), "warning", "upgrade what is older"),
+        (node(ahead_s=0.0, state=NodeState()), "warning", "probe of an earlier version"),
+        (node(ahead_s=0.0, state=NodeState(version="9.9.9", unenforced_pods=3)), "warning", "not enforced for 3 pods"),
+    ],
+)  # fmt: skip
+def test_a_line_of_a_node(one: NodeCustody, level: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "version_text", lambda: "9.9.9")
+    found = of_node("node n1", one, is_own_clock_right=True)
+    assert found.level == level
+    assert says in found.text
+
+
+def test_a_clock_is_called_wrong_only_if_that_is_sure() -> None:
+    assert own_clock(1.0).level == own_clock(-3600.0).level == "ok"
+    assert "at least 2.5 s behind" in own_clock(2.5).text
+    # If this machine's clock is wrong, nothing is sure about a node's.
+    assert "ahead" not in of_node("node n1", node(ahead_s=99.0), is_own_clock_right=False).text
+
+
+@pytest.mark.parametrize(
+    ("date_s", "before_s", "after_s", "says"),
+    [
+        (1000, 1000.9, 1001.0, "agrees"), (1000, 1002.4, 1003.0, "agrees"), (1000, 1060.0, 1060.1, "59 s ahead of"),
+        (1060, 1000.0, 1000.5, "60 s behind"),
+        # A slow answer proves nothing.
+        (1000, 990.0, 1100.0, "agrees"),
+    ],
+)  # fmt: skip
+def test_the_api_servers_clock(date_s: int, before_s: float, after_s: float, says: str) -> None:
+    [found] = clock_of(email.utils.formatdate(date_s, usegmt=True), before_s, after_s)
+    assert says in found.text
+    assert found.level == ("ok" if says == "agrees" else "problem")
+    assert list(clock_of("soon", before_s, after_s)) == []
+
+
+def test_topics_that_are_missing_or_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = topics_of("kubeweir", 8)
+    there = {one.name: (one.partitions, one.config) for one in expected if one.name != expected.pairs.name}
+    there[expected.flows.name] = (16, expected.flows.config)
+    there[expected.raw.name] = (8, {**expected.raw.config, "message.timestamp.type": "CreateTime"})
+    there[expected.journal.name] = (1, None)  # no DESCRIBE_CONFIGS
+    del there[expected.denied.name]
+    monkeypatch.setattr(topics, "found_topics", lambda *_: there)
+
+    def found(*, given: bool) -> dict[str, list[str]]:
+        by: dict[str, list[str]] = {}
+        for one in topics.topics({}, Settings(), partitions_given=given):
+            by.setdefault(f"{one.level} {one.about}", []).append(one.text)
+        return by
+
+    seen = found(given=False)
+    assert list(seen) == [
+        "warning kubeweir.verdicts.raw", "warning kubeweir.flows", "problem kubeweir.flows.denied", "ok kubeweir.pairs",
+        "ok kubeweir.*",
+    ]  # fmt: skip
+    assert (
+        "it has 16 partitions, not 8: set WEIR_PARTITIONS, of probes and workers, to 16"
+        in seen["warning kubeweir.flows"]
+    )
+    assert "message.timestamp.type is CreateTime" in seen["warning kubeweir.verdicts.raw"][0]
+    assert seen["ok kubeweir.*"][1] == "the configuration of 1 topics was not looked at: no DESCRIBE_CONFIGS"
+    # WEIR_PARTITIONS is set to the default of 32.
+    assert any("it has 8 partitions, not 32" in text for text in found(given=True)["warning kubeweir.verdicts.raw"])
+
+
+def test_the_needs_of_each_principal_are_its_rights() -> None:
+    for principal in PRINCIPALS:
+        needs = needs_of(principal, "p", "c1")
+        assert needs.reads or needs.writes
+        assert all(name.startswith("p.") for name in (*needs.reads, *needs.writes, *needs.groups, *needs.transactions))
+    assert needs_of("probe", "p", "c1").writes == {"p.verdicts.raw", "p.endpoints"}
+    assert "p.c1.doctor" in needs_of("workers", "p", "c1").groups
+    assert not needs_of("workers", "p", "").transactions
