@@ -6,7 +6,7 @@ import email.utils
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,7 +141,9 @@ def test_the_api_servers_clock(date_s: int, before_s: float, after_s: float, say
 
 def test_topics_that_are_missing_or_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = topics_of("kubeweir", 8)
-    there = {one.name: (one.partitions, one.config) for one in expected if one.name != expected.pairs.name}
+    there: dict[str, tuple[int, Mapping[str, str | None] | None]] = {
+        one.name: (one.partitions, one.config) for one in expected if one.name != expected.pairs.name
+    }
     there[expected.flows.name] = (16, expected.flows.config)
     there[expected.raw.name] = (8, {**expected.raw.config, "message.timestamp.type": "CreateTime"})
     there[expected.journal.name] = (1, None)  # no DESCRIBE_CONFIGS
