@@ -109,9 +109,9 @@ class Run:
         self.shell(f"kubectl -n {SYSTEM} rollout status deploy/weir-streams")
         wait_for("helm test to succeed", lambda: self.shell(command, check=False), lambda text: text.startswith("0 "))
 
-    def accounted(self, command: str) -> None:
-        """Run `weir status` until all is accounted for."""
-        wait_for("all accounted for", lambda: self.shell(command, check=False), lambda text: text.startswith("0 "))
+    def succeeds(self, command: str) -> None:
+        """Run a command that says whether all is well, until it is."""
+        wait_for(f"{command} to succeed", lambda: self.shell(command, check=False), lambda text: text.startswith("0 "))
 
     def observe(self, command: str) -> None:
         """Make traffic, and run `weir observe` until both verdicts are there, with pods and policy."""
@@ -253,6 +253,7 @@ STEPS: Final[dict[str, Callable[[Run, str], None]]] = {
     "helm install kubeweir ": Run.shows,
     "kubectl -n kubeweir rollout status ds/weir-probe": Run.roll_out,
     "helm test kubeweir ": Run.test,
+    "weir doctor ": Run.succeeds,
     "weir observe ": Run.observe,
     "kubectl -n kubeweir create serviceaccount ": Run.shows,
     "kubectl create clusterrolebinding ": Run.shows,
@@ -261,7 +262,7 @@ STEPS: Final[dict[str, Callable[[Run, str], None]]] = {
     "kubectl -n kubeweir set image ": Run.shows,
     "kubectl -n kubeweir rollout status deploy/weir-streams": Run.shows,
     "helm upgrade kubeweir ": Run.shows,
-    "weir status ": Run.accounted,
+    "weir status ": Run.succeeds,
     "helm rollback kubeweir ": Run.shows,
     "kubectl -n kubeweir annotate ds/weir-probe ": Run.shows,
     "helm uninstall kubeweir ": Run.shows,
