@@ -80,7 +80,7 @@ def checked(connection: Connection) -> Connection:
 
 def admin_client(connection: Connection) -> AdminClient:
     """Return a client that lists, describes and creates topics."""
-    return AdminClient({**connection, "socket.connection.setup.timeout.ms": 5000}, logger=silent_logger())
+    return AdminClient(dict(connection), logger=silent_logger())
 
 
 def make_consumer(connection: Connection, group: str, settings: Mapping[str, object]) -> Consumer:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, Message, TopicPartition
 
@@ -18,6 +19,11 @@ from streams.kafka.offsets import offsets_for_times
 from streams.kafka.reading_limit import is_limited, spend
 from streams.kafka.records import Record, Run, records_of, runs_of
 from streams.kafka.unreadable import Unreadable
+
+T = TypeVar("T")
+
+_CONNECT_S: Final = 30.0
+"""For so long a new reader waits for brokers that are slow to connect. librdkafka gives a connection as much."""
 
 
 def reader_group(topic: str) -> str:
@@ -76,6 +82,11 @@ def _spend(messages: Iterable[Message]) -> None:
         spend(sum(len(one) for one in messages if one.error() is None))
 
 
+def _note_all_down(all_down: threading.Event, error: KafkaError) -> None:
+    if error.code() == KafkaError._ALL_BROKERS_DOWN:
+        all_down.set()
+
+
 class TopicReader:
     """Reads one topic from chosen offsets. Every method but :meth:`close` raises :class:`ReadError`."""
 
@@ -85,17 +96,19 @@ class TopicReader:
         """``fetch_bytes``: about how much of a partition is fetched at once. By default it is as much as a batch of
         address intervals has, so that at most one is inflated at once."""
         self._topic, self._timeout_s = topic, timeout_s
+        # The client gets no method of this reader: it would keep a reader alive that could not be made.
+        self._connected_by, self._all_down = time.monotonic() + _CONNECT_S, threading.Event()
         servers = connection["bootstrap.servers"]
         self._unreadable = Unreadable(connection, reader_group(topic))
         settings = {
             "enable.partition.eof": True,
             "fetch.wait.max.ms": 100,
             "fetch.message.max.bytes": fetch_bytes,
-            "socket.connection.setup.timeout.ms": 5000,
+            "error_cb": partial(_note_all_down, self._all_down),
         }
         # This raises while a certificate is half written, as it may be when it is renewed.
         self._consumer = self._call(lambda: make_consumer(connection, reader_group(topic), settings), servers)
-        found = self._call(lambda: self._consumer.list_topics(topic, timeout=timeout_s), servers).topics[topic]
+        found = self._call(lambda: self._patiently(self._list_topic), servers).topics[topic]
         if found.error is not None and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise ReadError(topic_error(connection, found.error, "READ", topic))
         if found.error is not None:
@@ -128,8 +141,31 @@ class TopicReader:
         """Return the first offset at or after a time, by one request to each broker. Kafka takes OFFSET_BEGINNING and
         OFFSET_END for a time, too."""
         requests = [TopicPartition(self._topic, partition, timestamp_ms) for partition in self._partitions]
-        found = self._call(lambda: offsets_for_times(self._consumer, requests, self._timeout_s))
+        found = self._call(
+            lambda: self._patiently(lambda: offsets_for_times(self._consumer, requests, self._timeout_s))
+        )
         return {one.partition: one.offset for one in found}
+
+    def _list_topic(self) -> Any:
+        try:
+            return self._consumer.list_topics(self._topic, timeout=self._timeout_s)
+        except KafkaException:
+            self._consumer.poll(0)  # nothing is assigned yet: this only calls what notes errors
+            raise
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Return the answer. Raises KafkaException.
+
+        While this reader is new, a question is asked again if a broker has not answered in time: an overloaded one is
+        slow over a TLS handshake, and a client that gives up and begins anew makes that worse. If no broker can be
+        connected to at all, or later, it is asked once."""
+        while True:
+            try:
+                return ask()
+            except KafkaException as error:
+                is_slow = error.args[0].code() in {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}
+                if not is_slow or self._all_down.is_set() or time.monotonic() >= self._connected_by:
+                    raise
 
     def start(self, offsets: Mapping[int, int]) -> None:
         """Begin to read, each partition from its offset."""

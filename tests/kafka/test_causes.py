@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,16 @@ from confluent_kafka.admin import AclOperation, ResourceType
 from enrich.diagnosis.rights import Needs, causes
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import load
+from streams.kafka.reading import TopicReader
+from streams.kafka.topics import existing_topics
 from tests.kafka.batches import write_manifests
 from tests.kafka.guarded import GuardedBroker
-from tests.kafka.site import Service, Site, until
+from tests.kafka.site import PATIENCE_S, Service, Site, until
 
 pytestmark = pytest.mark.kafka
+
+_SLOW_S = 7.0
+"""Longer than the 5 s after which readers and admin clients once gave a connection up."""
 
 READ, WRITE, DESCRIBE, CREATE = (
     AclOperation.READ,
@@ -50,16 +56,17 @@ def elsewhere(guarded: GuardedBroker) -> Iterator[str]:
         yield f"127.0.0.2:{listener.getsockname()[1]}"
 
 
-def _forward(listener: socket.socket, to: tuple[str, int]) -> None:
+def _forward(listener: socket.socket, to: tuple[str, int], delay_s: float = 0) -> None:
     while True:
         try:
             taken, _ = listener.accept()
         except OSError:
             return
-        threading.Thread(target=_copy, args=(taken, to), daemon=True).start()
+        threading.Thread(target=_copy, args=(taken, to, delay_s), daemon=True).start()
 
 
-def _copy(taken: socket.socket, to: tuple[str, int]) -> None:
+def _copy(taken: socket.socket, to: tuple[str, int], delay_s: float) -> None:
+    time.sleep(delay_s)
     # Who looks at a certificate only leaves in the middle of a handshake.
     with contextlib.suppress(OSError), taken, socket.create_connection(to) as other:
         while True:
@@ -68,6 +75,43 @@ def _copy(taken: socket.socket, to: tuple[str, int]) -> None:
                 if not block:
                     return
                 (other if ready is taken else taken).sendall(block)
+
+
+@pytest.fixture
+def slow(guarded: GuardedBroker) -> Iterator[str]:
+    """An address that leads to the broker, whose first bytes come after longer than a reader waits for an answer."""
+    host, port = guarded.address.split(":")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_forward, args=(listener, (host, int(port)), _SLOW_S), daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def frozen() -> Iterator[str]:
+    """The address of a broker that does nothing: its kernel takes connections all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_broker_that_is_slow_over_the_tls_handshake_is_reached(
+    guarded: GuardedBroker, slow: str, frozen: str
+) -> None:
+    connection = guarded.connection()
+    topic = f"t{secrets.token_hex(4)}"
+    guarded.create(topic)
+    # Whichever of the two the client tries first: one that does not answer holds up no other.
+    slowly = {**connection, "bootstrap.servers": f"{frozen},{slow}"}
+    stop = threading.Event()
+    seen: list[frozenset[str]] = []
+    asking = threading.Thread(target=lambda: seen.append(existing_topics(slowly, stop)))
+    asking.start()
+    try:
+        with contextlib.closing(TopicReader(slowly, topic, timeout_s=1)) as reader:
+            assert reader.bounds() == {0: (0, 0)}
+        asking.join(PATIENCE_S)
+        assert topic in seen[0]
+    finally:
+        stop.set()
 
 
 def found(env: dict[str, str], needs: Needs = Needs()) -> str:  # noqa: B008 - it is a value
