@@ -118,7 +118,8 @@ def replication_properties(brokers: int) -> str:
     """Return the properties of replication: three replicas of which two must have a record, or one of one.
 
     A broker that hangs is out of a cluster after some seconds: Kafka's own 9 s and 30 s are for larger machines. The
-    cleaner of compacted topics takes 128 MB of the heap by default.
+    cleaner of compacted topics takes 128 MB of the heap by default. On a machine with too few processors, controllers
+    elect one another for minutes before one stays leader; by default, a broker that waits for that ends after 60 s.
     """
     replicas = min(brokers, 3)
     least = 2 if replicas == 3 else 1
@@ -136,6 +137,7 @@ broker.session.timeout.ms=6000
 broker.heartbeat.interval.ms=1000
 replica.lag.time.max.ms=8000
 controller.quorum.fetch.timeout.ms=4000
+initial.broker.registration.timeout.ms=600000
 log.cleaner.dedupe.buffer.size=8388608
 """
 

@@ -19,6 +19,9 @@ PROGRAM = Path(__file__).parents[2] / "deploy" / "local" / "kafka"
 PATIENCE_S = 150
 """A broker's start takes 3 s, and up to 50 on a machine that runs other brokers and compilers. Its end is noticed."""
 
+IMPATIENT = {"log_level": 0, "reconnect.backoff.max.ms": 200}
+"""librdkafka's settings of a client that waits for brokers that are about to start."""
+
 
 def run_broker(folder: Path, *options: str, client: dict[str, str] | None = None) -> Iterator[str]:
     """host:port of a broker that answers. ``client``: further settings that librdkafka needs to reach it."""
@@ -60,14 +63,17 @@ def wait_until_it_answers(
 ) -> None:
     """Wait for a broker that :func:`start_broker` has started. Raises RuntimeError if it ends, or does not answer."""
     log = folder / "broker.log"
-    connection = {"bootstrap.servers": f"127.0.0.1:{port}", **(client or {}), "log_level": 0}
+    connection = {"bootstrap.servers": f"127.0.0.1:{port}", **(client or {}), **IMPATIENT}
+    admin: AdminClient | None = None
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"Apache Kafka ended at once (has deploy/local/setup run?): {log.read_text()[-2000:]}")
         # An authority's file that the broker has not made yet is an error too.
         with contextlib.suppress(KafkaException):
-            if AdminClient(connection).list_topics(timeout=1).brokers:
+            # A new client for each look would never finish a TLS handshake that takes longer than the look.
+            admin = admin or AdminClient(connection)
+            if admin.list_topics(timeout=5).brokers:
                 return
         time.sleep(0.1)
     raise RuntimeError(f"Apache Kafka does not answer: {log.read_text()[-2000:]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from tests.attachments import attach
-from tests.kafka.broker import PATIENCE_S, PROGRAM
+from tests.kafka.broker import IMPATIENT, PATIENCE_S, PROGRAM
 from tests.kafka.reassignment import reassign
 
 NUMBERS = (1, 2, 3)
@@ -76,13 +77,15 @@ class BrokerCluster:
             self._running[number].send_signal(signal.SIGCONT)
         self._frozen.clear()
 
-    def admin(self) -> AdminClient:
-        return AdminClient({**self.connection, "log_level": 0, "socket.timeout.ms": "5000"})
+    @functools.cached_property
+    def _admin(self) -> AdminClient:
+        """One client for all looks. A new one for each would never finish a TLS handshake that takes longer."""
+        return AdminClient({**self.connection, **IMPATIENT, "socket.timeout.ms": "5000"})
 
     def partitions(self) -> dict[str, dict[int, tuple[int, ...]]] | None:
         """Return the brokers that have each partition, None while one is not where it should be or has no leader."""
         try:
-            found = self.admin().list_topics(timeout=5)
+            found = self._admin.list_topics(timeout=5)
         except KafkaException:
             return None
         if set(found.brokers) != self.alive:
