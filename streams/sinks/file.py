@@ -13,16 +13,24 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import wait
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
+import structlog
 
 from enrich.runtime.process import Exit, StopServiceError
+from enrich.runtime.work_thread import start_work
 from streams.sinks.sink import SinkError
 
+log = structlog.get_logger("kubeweir.streams")
+
 _CHUNK_BYTES: Final = 1 << 16
+_ANSWER_S: Final = 10.0
+"""A file system that takes longer hangs, or is so slow that other outputs should not wait for it."""
 
 
 class _FirstRecord(msgspec.Struct):
@@ -43,11 +51,17 @@ class FileSink:
         named: str = "",
     ) -> None:
         """A file is rotated before it would exceed ``max_bytes`` (a single larger record excepted), and ``max_age_s``
-        after its first record. ``named`` is its name in error messages. Raises StopServiceError."""
+        after its first record. ``named`` is its name in error messages. Raises StopServiceError.
+
+        On a file system that does not answer, such as one whose server is gone, only the writes wait: the caller has
+        other outputs to start."""
         self._path, self._max_bytes, self._keep = path, max(1, max_bytes), keep
         self._max_age_s, self._compress = max_age_s, compress
+        # Closed, so that the first write opens the path, if it does not answer now.
+        self._file, self._size, self._started_at = _closed_file(), 0, 0.0
         try:
-            self._file, self._size = self._open()
+            if _answers(path):
+                self._reopen()
         except OSError as error:
             what = named or f"WEIR_FILE_PATH={str(path)!r}"
             raise StopServiceError(f"{what} cannot be written: {error.strerror}", Exit.USAGE) from error
@@ -149,17 +163,44 @@ class FileSink:
         self._file, self._size = self._open()
 
     def _open(self) -> tuple[BinaryIO, int]:
-        # Somebody may have removed the folder with the file.
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Opening a pipe without a reader blocks for ever, and would block every other sink of the file of routes.
-        if self._path.exists() and not self._path.is_file():
-            raise OSError(errno.EINVAL, "it is not a regular file")
+        _prepare(self._path)
         # Unbuffered: a failed write must not leave bytes in a buffer that a later write would flush.
         file = self._path.open("ab", buffering=0)
         size = _whole_lines(self._path)
         _shorten(file, size)
         self._started_at = _first_record_time(self._path)
         return file, size
+
+
+def _prepare(path: Path) -> None:
+    """Check that the path can be opened as a file; make its folder."""
+    # Somebody may have removed the folder with the file.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Opening a pipe without a reader blocks for ever, and would block every other sink of the file of routes.
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a regular file")
+
+
+def _try_to_open(path: Path) -> None:
+    """Open the path and close it. That may be much later, when another sink writes to it: so nothing is changed."""
+    _prepare(path)
+    with path.open("ab"):
+        pass
+
+
+def _answers(path: Path) -> bool:
+    """Return whether the path's file system answers soon. Raises OSError if the path can be no file."""
+    looking = start_work(partial(_try_to_open, path), "open a file")
+    if not wait([looking], _ANSWER_S).done:
+        log.error("a file system does not answer; the other outputs go on", path=str(path))
+        return False
+    looking.result()
+    return True
+
+
+def _closed_file() -> BinaryIO:
+    with Path(os.devnull).open("ab", buffering=0) as file:
+        return file
 
 
 def _shorten(file: BinaryIO, size: int) -> None:

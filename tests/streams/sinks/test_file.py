@@ -6,11 +6,14 @@ import errno
 import gzip
 import os
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from enrich.runtime.process import Exit, StopServiceError
+from enrich.runtime.work_thread import start_work
 from streams.sinks.file import FileSink
 from streams.sinks.sink import SinkError
 from streams.sinks.stdout import StdoutSink
@@ -143,6 +146,29 @@ def test_what_is_not_a_file_is_refused_and_blocks_nothing(kind: str, tmp_path: P
     path = {"pipe": pipe, "device": Path("/dev/null"), "link to a pipe": link}[kind]
     with pytest.raises(StopServiceError, match="cannot be written: it is not a regular file"):
         FileSink(path, 100, 1)
+
+
+def test_a_file_system_that_does_not_answer_holds_up_the_writes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, back = tmp_path / "folder" / "a.log", threading.Event()
+    make = Path.mkdir
+
+    def hanging(folder: Path, **options: Any) -> None:
+        back.wait()
+        make(folder, **options)
+
+    monkeypatch.setattr(Path, "mkdir", hanging)
+    monkeypatch.setattr("streams.sinks.file._ANSWER_S", 0.01)
+    sink = FileSink(path, 100, 1)
+    sink.close()
+    writing = start_work(lambda: sink.write(values(0, 2)), "write")
+    with pytest.raises(TimeoutError):
+        writing.result(0.1)
+    back.set()
+    writing.result(60)
+    assert path.read_bytes().splitlines() == values(0, 2)
+    sink.close()
 
 
 def test_a_file_that_became_a_pipe_is_retried(tmp_path: Path) -> None:
