@@ -7,23 +7,21 @@ kept for a moment, so that many people who look cost as much as one.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from typing import Any, Final
 
-import orjson
 from starlette.requests import Request
 from starlette.routing import Route
 
-from streams.cli.mcp.runs import run
+from streams.cli.runs import Bounds
 from streams.web.answers import Answers, RefusedError
+from streams.web.commands import CannotSayError, answer_of
 from streams.web.viewers import EVERYWHERE
 
 WINDOWS: Final = ("15m", "1h", "6h", "24h")
 """The windows that a person may choose: one answer is kept for each."""
 _KEPT_S: Final = 5.0
-_TIMEOUT_S: Final = 30.0
-_MAX_BYTES: Final = 16 << 20
+_BOUNDS: Final = Bounds(seconds=30.0, max_printed=16 << 20)
 Json = dict[str, Any]
 
 
@@ -73,21 +71,9 @@ class Health:
             return error
 
     async def _ask(self, since: str) -> Json:
-        text = bytearray()
-
-        def take(piece: bytes) -> bool:
-            text.extend(piece)
-            return len(text) <= _MAX_BYTES
-
         cluster = ("--cluster", self._cluster) if self._cluster else ()
-        words = ("status", "-o", "json", "--since", since, *cluster)
-        ended = await run(words, os.environ, b"", _TIMEOUT_S, take)
-        if ended.is_late:
-            raise RefusedError(503, f"weir status takes longer than {_TIMEOUT_S:.0f} s: choose a shorter time.")
-        if len(text) > _MAX_BYTES:
-            raise RefusedError(503, f"weir status says more than {_MAX_BYTES >> 20} MiB: run it in a terminal.")
         try:
-            found = orjson.loads(bytes(text))
-        except orjson.JSONDecodeError:
-            raise RefusedError(503, " ".join(ended.lines) or "weir status has said nothing.") from None
+            found = await answer_of(("status", "-o", "json", "--since", since, *cluster), _BOUNDS)
+        except CannotSayError as error:
+            raise RefusedError(503, str(error)) from error
         return found if isinstance(found, dict) else {}

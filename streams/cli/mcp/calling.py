@@ -11,8 +11,8 @@ import orjson
 
 from streams.cli.mcp.answers import Records, TooLargeError, fit
 from streams.cli.mcp.arguments import Json
-from streams.cli.mcp.runs import Ended, Take, run
 from streams.cli.mcp.tools import Call, Tool
+from streams.cli.runs import Bounds, Ended, TooMuchPrintedError, run, run_whole
 from streams.observing.observe import MAX_RECORD_BYTES
 
 MAX_DOCUMENT: Final = 8 << 20
@@ -64,7 +64,7 @@ class Calls:
                     bad += 1
             return not records.is_full
 
-        ended = await self._run(call, take)
+        ended = await run(call.words, self._limits.env, call.stdin, self._limits.seconds, take)
         found = records.values
         if ended.is_late and not found:
             raise CallError(self._too_slow())
@@ -76,28 +76,23 @@ class Calls:
         return _answer(call, found, ended.lines, cuts)
 
     async def _document(self, call: Call) -> Json:
-        text = bytearray()
-
-        def take(piece: bytes) -> bool:
-            text.extend(piece)
-            return len(text) <= MAX_DOCUMENT
-
-        ended = await self._run(call, take)
+        bounds = Bounds(self._limits.seconds, MAX_DOCUMENT)
+        try:
+            ended, text = await run_whole(call.words, self._limits.env, call.stdin, bounds)
+        except TooMuchPrintedError:
+            raise CallError(
+                f"the answer is larger than {MAX_DOCUMENT >> 20} MiB: ask for a shorter time, or for less"
+            ) from None
         if ended.is_late:
             raise CallError(self._too_slow())
-        if len(text) > MAX_DOCUMENT:
-            raise CallError(f"the answer is larger than {MAX_DOCUMENT >> 20} MiB: ask for a shorter time, or for less")
         try:
             # An exit code other than 0 is an answer, too: denied, something missing.
-            found, cuts = fit(orjson.loads(bytes(text)))
+            found, cuts = fit(orjson.loads(text))
         except TooLargeError as error:
             raise CallError(str(error)) from error
         except orjson.JSONDecodeError as error:
             raise CallError(_reason(ended)) from error
         return _answer(call, found, ended.lines, cuts)
-
-    async def _run(self, call: Call, take: Take) -> Ended:
-        return await run(call.words, self._limits.env, call.stdin, self._limits.seconds, take)
 
     def _too_slow(self) -> str:
         return (

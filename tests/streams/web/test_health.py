@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from enrich.runtime.token_gate import ALLOWED, FORBIDDEN, TokenGate
-from streams.cli.mcp.runs import Ended
+from streams.cli.runs import Ended
 from streams.metrics.web import WebMetrics
-from streams.web import health
+from streams.web import commands, health
 from streams.web.answers import Answers, RefusedError
 from streams.web.health import Health
 from tests.waiting import until
@@ -20,21 +20,20 @@ from tests.waiting import until
 
 def ask(gate: TokenGate | None, monkeypatch: pytest.MonkeyPatch, query: bytes = b"") -> tuple[Any, list[Any]]:
     """Return the answer, and the commands that were run for it."""
-    commands: list[Any] = []
+    run_for: list[Any] = []
 
-    async def run(words: Any, _env: Any, _stdin: bytes, _seconds: float, take: Any) -> Ended:
-        commands.append(words)
-        take(b'{"nodes": []}')
-        return Ended(0, is_late=False, lines=[])
+    async def run(words: Any, *_: Any) -> tuple[Ended, bytes]:
+        run_for.append(words)
+        return Ended(0, is_late=False, lines=[]), b'{"nodes": []}'
 
-    monkeypatch.setattr(health, "run", run)
+    monkeypatch.setattr(commands, "run_whole", run)
     request = Request({"type": "http", "headers": [(b"authorization", b"Bearer t")], "query_string": query})
 
     async def look() -> Any:
         view = Health(Answers(WebMetrics(CollectorRegistry()), gate, "c1"), "c1")
         return await view._health(request), await view._health(request)
 
-    return asyncio.run(look()), commands
+    return asyncio.run(look()), run_for
 
 
 def test_who_may_see_one_namespace_does_not_see_health(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,21 +47,21 @@ def test_who_may_see_one_namespace_does_not_see_health(monkeypatch: pytest.Monke
 def test_an_answer_is_kept_for_those_who_look_together(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = TokenGate(lambda _, namespace: FORBIDDEN if namespace else ALLOWED)
     until(lambda: gate.look("t", "") == ALLOWED)
-    answers, commands = ask(gate, monkeypatch)
+    answers, run_for = ask(gate, monkeypatch)
     assert answers == ({"nodes": []}, {"nodes": []})
-    assert commands == [("status", "-o", "json", "--since", "1h", "--cluster", "c1")]
+    assert run_for == [("status", "-o", "json", "--since", "1h", "--cluster", "c1")]
 
 
 def test_a_failure_is_kept_for_those_who_wait_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the last of ten people waits ten times as long as the command may take."""
-    commands: list[Any] = []
+    run_for: list[Any] = []
 
-    async def run(words: Any, *_: Any) -> Ended:
-        commands.append(words)
+    async def run(words: Any, *_: Any) -> tuple[Ended, bytes]:
+        run_for.append(words)
         await asyncio.sleep(0)
-        return Ended(None, is_late=True, lines=[])
+        return Ended(None, is_late=True, lines=[]), b""
 
-    monkeypatch.setattr(health, "run", run)
+    monkeypatch.setattr(commands, "run_whole", run)
     request = Request({"type": "http", "headers": [], "query_string": b""})
 
     async def look() -> Any:
@@ -71,15 +70,14 @@ def test_a_failure_is_kept_for_those_who_wait_together(monkeypatch: pytest.Monke
 
     found = asyncio.run(look())
     assert [(type(one), one.status) for one in found] == [(RefusedError, 503)] * 10
-    assert len(commands) == 1
+    assert len(run_for) == 1
 
 
 def test_an_answer_that_is_too_old_is_not_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def run(_words: Any, _env: Any, _stdin: bytes, _seconds: float, take: Any) -> Ended:
-        take(b'{"nodes": []}')
-        return Ended(0, is_late=False, lines=[])
+    async def run(*_: Any) -> tuple[Ended, bytes]:
+        return Ended(0, is_late=False, lines=[]), b'{"nodes": []}'
 
-    monkeypatch.setattr(health, "run", run)
+    monkeypatch.setattr(commands, "run_whole", run)
     monkeypatch.setattr(health, "_KEPT_S", 0.0)
 
     async def look() -> Any:

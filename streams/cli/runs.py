@@ -1,12 +1,13 @@
 """Runs a command of `weir` in a process of its own, which is ended when its time is over or it has printed enough.
 
 What a question costs depends on how much Kafka keeps, and a thread that waits for a library of C cannot be ended. A
-process can: when the client cancels its request, and when the server stops.
+process can: when the client cancels its request, and when the server stops. `weir mcp` and the page ask so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -38,11 +39,47 @@ class Ended(NamedTuple):
     """What it said on standard error, without its name."""
 
 
-async def run(words: Sequence[str], env: Mapping[str, str], stdin: bytes, seconds: float, take: Take) -> Ended:
-    """Run a command, and hand what it prints to ``take``. When this returns or raises, the process has ended."""
+class Bounds(NamedTuple):
+    """What a command may take."""
+
+    seconds: float
+    max_printed: int
+    """Bytes that are read of its standard output."""
+    max_memory: int = 0
+    """Bytes of memory of its own; 0: as much as there is."""
+
+
+class TooMuchPrintedError(Exception):
+    """A command has printed more than it may."""
+
+
+async def run_whole(words: Sequence[str], env: Mapping[str, str], stdin: bytes, bounds: Bounds) -> tuple[Ended, bytes]:
+    """Run a command, and return all that it has printed. Raises TooMuchPrintedError."""
+    text = bytearray()
+
+    def take(piece: bytes) -> bool:
+        text.extend(piece)
+        return len(text) <= bounds.max_printed
+
+    ended = await run(words, env, stdin, bounds.seconds, take, bounds.max_memory)
+    if len(text) > bounds.max_printed:
+        raise TooMuchPrintedError
+    return ended, bytes(text)
+
+
+async def run(
+    words: Sequence[str], env: Mapping[str, str], stdin: bytes, seconds: float, take: Take, max_memory: int = 0
+) -> Ended:
+    """Run a command, and hand what it prints to ``take``. When this returns or raises, the process has ended.
+
+    ``max_memory``: as in :class:`Bounds`."""
     errors = bytearray()
     process = await anyio.open_process([*_PROGRAM, *words], env=env, stdin=subprocess.PIPE)
     try:
+        if max_memory:
+            # What the topics hold decides how much a command keeps. Beyond its bound, Python raises MemoryError in it.
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (max_memory, max_memory))
         with anyio.move_on_after(seconds) as limit:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_write, cast("ByteSendStream", process.stdin), stdin)

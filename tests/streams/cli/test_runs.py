@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from typing import cast
 
 import anyio
+import pytest
 from anyio.abc import ByteReceiveStream
 
-from streams.cli.mcp.runs import _MAX_STDERR, _lines, _read_errors
+from streams.cli import runs
+from streams.cli.runs import _MAX_STDERR, Bounds, TooMuchPrintedError, _lines, _read_errors, run_whole
 
 
 def test_lines_that_are_left_out_of_many_are_counted() -> None:
@@ -28,3 +31,14 @@ def test_of_much_that_a_command_says_the_end_is_kept() -> None:
     anyio.run(_read_errors, cast("ByteReceiveStream", pieces()), errors)
     assert len(errors) == _MAX_STDERR
     assert _lines(bytes(errors))[-1] == "Kafka cannot be reached"
+
+
+def test_a_command_that_keeps_or_prints_too_much_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The topics decide how much a command has to keep."""
+    keep = "import sys; sys.stdin.read(); kept = [bytes(1 << 20) for _ in range(4096)]; print(len(kept))"
+    monkeypatch.setattr(runs, "_PROGRAM", (*runs._PROGRAM[:2], "-c", keep))
+    ended, text = anyio.run(run_whole, (), os.environ, b"", Bounds(500, 100, 256 << 20))
+    assert (ended.code, ended.is_late, text, ended.lines[-1]) == (1, False, b"", "MemoryError")
+    monkeypatch.setattr(runs, "_PROGRAM", (*runs._PROGRAM[:2], "-c", "while True: print('much')"))
+    with pytest.raises(TooMuchPrintedError):
+        anyio.run(run_whole, (), os.environ, b"", Bounds(500, 100))
