@@ -14,6 +14,7 @@ from enrich.history.moments import moment
 from enrich.model import NetworkPolicy
 from enrich.wire.references import PolicyRef
 from streams.cli.advice_window import Window, run_in_window, say, window_options
+from streams.cli.policy_yaml import policy_yaml
 from streams.cli.terminal import listed, printable, table_lines
 
 _HEADINGS: Final = ("POLICY", "RULE", "SELECTS", "ALLOWED", "DENIED", "AUDITED", "LAST MATCH", "STATE")
@@ -25,8 +26,9 @@ Json = dict[str, Any]
 @click.command()
 @click.option("-n", "--namespace", help="Only the NetworkPolicies of this namespace.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--manifests", is_flag=True, help="With -o json: each policy as YAML, too.")
 @window_options
-def policies(namespace: str | None, output: str, **given: Any) -> None:
+def policies(namespace: str | None, output: str, *, manifests: bool, **given: Any) -> None:
     """Show for each policy and each of its rules whom it selects, how often it decided, and when last.
 
     The state of a rule is one of: used; not seen (in the window); cannot say (the rule was changed in the hour in which
@@ -38,6 +40,9 @@ def policies(namespace: str | None, output: str, **given: Any) -> None:
     this window.
     """
 
+    if manifests and output != "json":
+        raise click.UsageError("--manifests needs -o json")
+
     def answer(window: Window) -> int:
         known, versions = window.past.known, window.past.timeline.versions
         since_ns, refused = window.versions_known_since_ns(), window.past.timeline.refused_profiles.values()
@@ -47,7 +52,7 @@ def policies(namespace: str | None, output: str, **given: Any) -> None:
             # Whether it was seen in the time before is not known.
             rule.since_ns = max(rule.since_ns, window.complete_ns)
         if output == "json":
-            click.echo(json.dumps(as_json(found, window)))
+            click.echo(json.dumps(as_json(found, window, manifests=manifests)))
         else:
             for line in lines(found):
                 click.echo(printable(line))
@@ -58,7 +63,7 @@ def policies(namespace: str | None, output: str, **given: Any) -> None:
     run_in_window(given, answer)
 
 
-def as_json(found: Sequence[PolicyUse], window: Window) -> Json:
+def as_json(found: Sequence[PolicyUse], window: Window, *, manifests: bool) -> Json:
     """Return the answer for programs."""
     return {
         "schema": 1,
@@ -75,6 +80,7 @@ def as_json(found: Sequence[PolicyUse], window: Window) -> Json:
                 "selects": None if use.workloads is None else [f"{one.namespace}/{one}" for one in use.workloads],
                 **_uses(use.uses),
                 "rules": [_rule(rule) for rule in use.rules],
+                **({"yaml": policy_yaml(use.policy)} if manifests else {}),
             }
             for use in found
         ],

@@ -21,7 +21,7 @@ from enrich.model import NetworkPolicy
 from enrich.parse.manifest import read_manifest
 from enrich.policy.matching import PolicyView
 from streams.cli.advice_window import CANNOT_SAY, CannotSayError, Window, run_in_window, say, window_options
-from streams.cli.recommended_json import as_json
+from streams.cli.recommended_json import Json, as_json
 from streams.cli.recommended_text import Frame, UnfaithfulError, as_yaml, proof_lines, read_back
 
 UNPROVEN: Final = 1
@@ -72,7 +72,9 @@ def _answer(
     advice = advise(view, known, traffic, style)
     if not advice:
         raise CannotSayError(f"nothing was seen that policies could be made of{_in(namespace)} in this window")
-    frame = Frame(window.cluster, window.since_ns, window.until_ns, known.profiles, audit, window.notes)
+    frame = Frame(
+        window.cluster, window.since_ns, window.until_ns, known.profiles, audit, window.notes, window.for_reader
+    )
     found = [_Printed.of(view, known, one, traffic.of(one.namespace), frame) for one in advice]
     say([*window.notes, *(line for one in found for line in one.lines(frame))])
     if folder is not None:
@@ -82,7 +84,7 @@ def _answer(
     elif output == "yaml":
         click.echo("".join(one.text for one in found), nl=False)
     if output == "json":
-        click.echo(json.dumps([as_json(one.advice, one.traffic, one.proof, frame) for one in found]))
+        click.echo(json.dumps([one.json(frame) for one in found]))
     return _exit_code([one.proof for one in found])
 
 
@@ -111,6 +113,10 @@ class _Printed:
         if read_back(text, advice, audit=frame.audit) != parsed:
             raise UnfaithfulError(f"the YAML for namespace {advice.namespace} is not what was proven")
         return cls(advice, traffic, proof, text)
+
+    def json(self, frame: Frame) -> Json:
+        """Return all of it, with the text of the policies."""
+        return {**as_json(self.advice, self.traffic, self.proof, frame), "yaml": self.text}
 
     def lines(self, frame: Frame) -> Iterator[str]:
         """Yield what the proof found, for standard error."""

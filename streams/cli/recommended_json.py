@@ -82,7 +82,7 @@ def ends(key: PairKey, frame: Frame) -> Json:
 
 
 def _rule(rule: RecommendedRule, frame: Frame) -> list[Json]:
-    return [{"peer": peer_text(scope, found, frame.profiles), **counts(found)} for scope, found in rule.peers]
+    return [{"peer": peer_text(scope, found, frame), **counts(found)} for scope, found in rule.peers]
 
 
 def _left_out(why: LeftOut, key: PairKey, found: Evidence, frame: Frame) -> Json:

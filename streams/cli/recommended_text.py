@@ -22,6 +22,7 @@ from enrich.history.advice.scopes import BlockScope, PeerScope
 from enrich.history.advice.traffic import Evidence, LeftOut, Question, Traffic, merged
 from enrich.history.moments import moment
 from enrich.model import NetworkPolicy
+from enrich.parse import manifest_of
 from enrich.parse.manifest import read_manifest
 from enrich.render.template import PROTOCOLS
 from enrich.wire.journal import Profile
@@ -49,6 +50,8 @@ class Frame:
     audit: bool = False
     notes: Sequence[str] = ()
     """What a person must know about the evidence."""
+    for_reader: bool = False
+    """As in :class:`streams.cli.advice_window.Window`."""
 
 
 def as_yaml(advice: Advice, traffic: Traffic, proof: Proof, frame: Frame) -> str:
@@ -175,29 +178,31 @@ def _policy(policy: RecommendedPolicy, frame: Frame) -> Iterator[str]:
         if rules:
             yield f"  {field}:"
         for rule in rules:
-            for line in _evidence(rule, peers, frame.profiles):
+            for line in _evidence(rule, peers, frame):
                 yield from _comments(line, "  ")
-            yield from _dump([manifest.rule(rule.rule(policy.scope.namespace), peers)], "  ")
+            yield from _dump([manifest_of.rule(rule.rule(policy.scope.namespace), peers)], "  ")
 
 
-def _evidence(rule: RecommendedRule, peers: str, profiles: Mapping[str, Profile]) -> Iterator[str]:
+def _evidence(rule: RecommendedRule, peers: str, frame: Frame) -> Iterator[str]:
     for scope, evidence in rule.peers[:MAX_LINES]:
-        yield f"{peers} {peer_text(scope, evidence, profiles)}: {evidence_text(evidence)}"
+        yield f"{peers} {peer_text(scope, evidence, frame)}: {evidence_text(evidence)}"
     if len(rule.peers) > MAX_LINES:
         rest = merged(evidence for _, evidence in rule.peers[MAX_LINES:])
         yield f"{peers} {len(rule.peers) - MAX_LINES} more: {evidence_text(rest)}"
 
 
-def peer_text(scope: PeerScope, evidence: Evidence, profiles: Mapping[str, Profile]) -> str:
+def peer_text(scope: PeerScope, evidence: Evidence, frame: Frame) -> str:
     if isinstance(scope, BlockScope):
         if scope.node:
             return f"node {scope.node} (its addresses; another node needs a rule of its own)"
         return f"{', '.join(scope.blocks)}{' (coarse: it stands for further addresses)' if scope.coarse else ''}"
+    profiles = frame.profiles
     seen = {workload_of(number, profiles[number]) for number in evidence.peers if number in profiles}
     selected = {workload_of(number, one) for number, one in profiles.items() if scope.has(one)}
     text = f"{scope.namespace} {', '.join(map(str, sorted(seen)))}"
     also = sorted(selected - seen)
-    return f"{text} (and {', '.join(map(str, also))}, which the selector has, too)" if also else text
+    named = f"{len(also)} more" if frame.for_reader else ", ".join(map(str, also))
+    return f"{text} (and {named}, which the selector has, too)" if also else text
 
 
 def _dump(part: Any, indent: str = "") -> Iterator[str]:

@@ -87,7 +87,7 @@ def test_a_window_that_has_no_time_in_it_is_refused(arguments: list[str]) -> Non
 
 
 def test_a_folder_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_given: object) -> Window:
+    def fail(*_given: object, **_more: object) -> Window:
         raise PermissionError(13, "Permission denied", "policies/shop.yaml")
 
     monkeypatch.setattr(advice_window, "_open", fail)
