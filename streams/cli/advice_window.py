@@ -44,6 +44,9 @@ _OPTIONS: Final = (
     click.option("--since", default="7d", show_default=True, help="Begin of the window: 5m, 2h, 7d ago, or a time."),
     click.option("--until", help="End of the window, in the same forms. [now]"),
     click.option("--pod-cidr", "pod_cidrs", multiple=True, help="Where pods have addresses. [spec.podCIDRs of nodes]"),
+    click.option(
+        "--for-reader", is_flag=True, hidden=True, help="Name nothing of namespaces that are not asked about."
+    ),
     cluster_option,
     kafka_options,
 )
@@ -82,6 +85,14 @@ class Window:
     """From here on everything that was logged is in the pairs."""
     holes: list[Stretch] = field(default_factory=list)
     """When pairs were not counted, or not all, after counting had begun."""
+    for_reader: bool = False
+    """The answer is for somebody who may only see the namespace that is asked about: it names nothing of others but the
+    ends that were seen. The page asks so."""
+
+    def __post_init__(self) -> None:
+        if self.for_reader and self.notes:
+            # They are about the whole cluster: profiles and entries of any namespace, addresses of any pod.
+            self.notes = [f"{len(self.notes)} notes about the whole cluster are left out"]
 
     @property
     def cluster(self) -> str:
@@ -98,6 +109,8 @@ class Window:
         """Return the policies at the end of the window. ``namespaces``: whose pods are asked about; None: all. The
         NetworkPolicies of others may be missing. Raises CannotSayError."""
         if why := self.past.timeline.unknown_policies(namespaces, self.until_ns):
+            if self.for_reader:
+                raise CannotSayError(f"the policies at {moment(self.until_ns)} are not all known")
             hint = "" if self.past.timeline.unknown_policies((), self.until_ns) else _OF_ONE
             raise CannotSayError(f"the policies at {moment(self.until_ns)}: {why}{hint}")
         return self.past.timeline.view_at(self.until_ns)
@@ -161,7 +174,7 @@ def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> 
     cluster = chosen_cluster(given["cluster"])
     topics = settings.topics
     end_with(
-        lambda: answer(_open(settings, connection, cluster, span, cidrs)),
+        lambda: answer(_open(settings, connection, cluster, span, cidrs, for_reader=given["for_reader"])),
         connection,
         (topics.journal.name, topics.pairs.name),
     )
@@ -220,11 +233,17 @@ def say(notes: Sequence[str]) -> None:
 
 
 def _open(
-    settings: Settings, connection: Connection, cluster: str, span: tuple[int, int], cidrs: Sequence[Network]
+    settings: Settings,
+    connection: Connection,
+    cluster: str,
+    span: tuple[int, int],
+    cidrs: Sequence[Network],
+    *,
+    for_reader: bool,
 ) -> Window:
     """Read the journal, and find the pairs. Raises ReadError."""
     since_ns, until_ns = span
     past = load_past(connection, settings.topics, cluster, since_ns, cidrs)
     hours = since_ns // HOUR_NS, until_ns // HOUR_NS + 1
     reading = read_pairs(connection, settings.topics, *hours, past.timeline.cluster)
-    return Window(since_ns, until_ns, past, reading, list(past.notes))
+    return Window(since_ns, until_ns, past, reading, list(past.notes), for_reader=for_reader)

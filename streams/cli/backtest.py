@@ -39,6 +39,18 @@ def read_change(files: Sequence[Path], deleted: Iterable[str], *, replace_all: b
     return Change(policies, names, replace_all)
 
 
+def check_within(change: Change, namespace: str) -> None:
+    """Check that a change is of NetworkPolicies of one namespace only, which select no pods of another. Raises
+    :class:`ChangeError`."""
+    if change.replace_all:
+        raise ChangeError("--replace is about the policies of all namespaces, so that it cannot be used with -n")
+    named = [(type(one).__name__, one.key.namespace, one.name) for one in change.policies]
+    for kind, its, name in sorted({*named, *change.deleted}):
+        if kind != NetworkPolicy.__name__ or its != namespace:
+            whose = f"is of namespace {its}" if its else "is of the whole cluster"
+            raise ChangeError(f"{kind} {name} {whose}: with -n {namespace}, only its NetworkPolicies may change")
+
+
 def read_policies(files: Sequence[Path]) -> tuple[Policy, ...]:
     """Return the policies of files and folders. Raises :class:`enrich.sources.manifest_files.ManifestError`."""
     return tuple(one for one in read_files(files, KINDS) if isinstance(one, Policy))

@@ -26,7 +26,7 @@ from streams.cli.advice_window import (
     strict_option,
     window_options,
 )
-from streams.cli.backtest import ChangeError, as_json, lines, read_change
+from streams.cli.backtest import ChangeError, as_json, check_within, lines, read_change
 from streams.cli.terminal import PipeConsole, printable, progress_removed, show_progress
 
 
@@ -36,6 +36,9 @@ from streams.cli.terminal import PipeConsole, printable, progress_removed, show_
 @click.option(
     "--delete", "deleted", multiple=True, metavar="KIND/NS/NAME", help="This policy is not in force. Repeatable."
 )
+@click.option(
+    "-n", "--namespace", help="Only what pods of this namespace decided about. Only its NetworkPolicies may change."
+)
 @strict_option
 @click.option("--show", "most", type=click.IntRange(0), default=50, show_default=True, help="Findings in a table.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
@@ -43,6 +46,7 @@ from streams.cli.terminal import PipeConsole, printable, progress_removed, show_
 def backtest(
     files: Sequence[Path],
     deleted: Sequence[str],
+    namespace: str | None,
     most: int,
     output: str,
     *,
@@ -63,6 +67,8 @@ def backtest(
     """
     try:
         change = read_change(files, deleted, replace_all=replace_all)
+        if namespace is not None:
+            check_within(change, namespace)
     except ManifestError as error:
         refuse_files(error)
     except ChangeError as error:
@@ -71,7 +77,7 @@ def backtest(
         raise click.UsageError("name at least one FILE, or a policy with --delete")
 
     def answer(window: Window) -> int:
-        made = _judged(window, change)
+        made = _judged(window, change, namespace)
         findings = list(made.findings())
         notes = [*window.notes, *_notes(window, change)]
         if output == "json":
@@ -86,13 +92,14 @@ def backtest(
     run_in_window(given, answer)
 
 
-def _judged(window: Window, change: Change) -> Backtest:
-    """Return the backtest of all pairs of a window. Raises ReadError."""
+def _judged(window: Window, change: Change, namespace: str | None) -> Backtest:
+    """Return the backtest of the pairs of a window whose subject is in a namespace; None: of all. Raises ReadError."""
     made = Backtest(Comparer(window.past.timeline, window.past.known, change))
     started = time.monotonic()
     with progress_removed():
         for count, pair in enumerate(window.pairs()):
-            made.add(pair)
+            if namespace is None or pair.key.subject.namespace == namespace:
+                made.add(pair)
             if count % 10_000 == 0 and time.monotonic() - started > 1:
                 show_progress(f"{count:,} pairs judged, up to {moment(pair.last_ns)}")
     return made

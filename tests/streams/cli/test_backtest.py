@@ -94,6 +94,26 @@ def test_a_policy_to_delete_is_named_in_full(tmp_path: Path, deleted: str, expec
         read_change([tmp_path], [deleted], replace_all=False)
 
 
+@pytest.mark.parametrize(
+    ("content", "options", "expected"),
+    [
+        (POLICY.replace("shop", "bank"), [], "NetworkPolicy db is of namespace bank: with -n shop, only its"),
+        (POLICY.replace(", namespace: shop", ""), [], "is of namespace default: with -n shop"),
+        (POLICY + GUARD, [], "ClusterNetworkPolicy guard is of the whole cluster: with -n shop"),
+        (POLICY, ["--delete", "NetworkPolicy/bank/db"], "NetworkPolicy db is of namespace bank"),
+        (POLICY, ["--delete", "AdminNetworkPolicy/old"], "AdminNetworkPolicy old is of the whole cluster"),
+        (POLICY, ["--replace"], "--replace is about the policies of all namespaces"),
+    ],
+)
+def test_for_a_namespace_only_its_own_policies_may_change(
+    tmp_path: Path, content: str, options: list[str], expected: str
+) -> None:
+    (tmp_path / "db.yaml").write_text(content)
+    done = _run("-n", "shop", tmp_path, *options)
+    assert done.exit_code == 2
+    assert expected in done.stderr
+
+
 def test_nothing_to_change_is_a_mistake_and_an_empty_folder_too(tmp_path: Path) -> None:
     assert "name at least one FILE" in _run().stderr
     assert "has no file that ends in" in _run(tmp_path).stderr
