@@ -21,6 +21,7 @@ from streams.web.health import Health
 from streams.web.map import Map
 from streams.web.map_question import MapQuestion
 from streams.web.past import IN_WINDOW, PastQuestions
+from streams.web.policies import Policies
 from streams.web.views import documents
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -50,6 +51,7 @@ class Page:
                 *self._flows.routes,
                 *health.routes,
                 *Map(self._answers, pairs).routes,
+                *Policies(self._answers, cluster).routes,
                 Mount("/static", StaticFiles(directory=STATIC)),
             ]
         )

@@ -17,10 +17,12 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from enrich.history.stand_ins import EVERYWHERE
+from enrich.policy.matching import PolicyView
 from enrich.wire.flow import Flow
 from streams.cli.explain_past import intervals_of, nanoseconds, of_record
 from streams.cli.past import load_past
 from streams.cli.past_answers import past_lines
+from streams.cli.policy_yaml import policy_yaml
 from streams.journal.reading import JournalSizeError
 from streams.kafka.connection import Connection, NoTopicError, ReadError
 from streams.kafka.ranges import ends_of
@@ -47,6 +49,8 @@ it can, and all of it becomes objects in the memory of the page."""
 _MAX_MEMORY: Final = 192 << 20
 """How much memory the journal may take for an explanation. Many empty rules take 25 times their bytes on the topic, and
 three people may ask at once."""
+_MAX_SHOWN: Final = 20
+"""Policies of a record that are shown as YAML."""
 _ASK_S: Final = 5.0
 _ASK_AGAIN_S: Final = 0.02
 T = TypeVar("T")
@@ -153,7 +157,7 @@ class PastQuestions:
         if found_record is None or not decided(lambda: sees(viewer, found_record.flow)):
             raise LookupError("there is no such record any more")
         flow = found_record.flow
-        answer: dict[str, Any] = {"flow": msgspec.to_builtins(flow), "lines": [], "why": ""}
+        answer: dict[str, Any] = {"flow": msgspec.to_builtins(flow), "lines": [], "why": "", "policies": []}
         if not decided(lambda: sees_both(viewer, flow)):
             answer["why"] = "An explanation names policies of both ends, and you may see one of them only."
             return answer
@@ -170,4 +174,16 @@ class PastQuestions:
             return answer
         answer["lines"] = [[depth, style, text] for depth, style, text in past_lines(found)]
         answer["then"] = found.then.verdict
+        answer["policies"] = _named_policies(past.timeline.view_at(at_ns), flow)
         return answer
+
+
+def _named_policies(view: PolicyView, flow: Flow) -> list[dict[str, str]]:
+    """Return the policies that a record names, as they were at its time; ``yaml`` is empty if one cannot be whole."""
+    there = {(type(one).__name__, one.key.namespace, one.name): one for one in view.all_policies()}
+    names = dict.fromkeys((one.kind, one.namespace, one.name) for one in (*flow.policies, *flow.isolated_by))
+    return [
+        {"name": f"{namespace}/{name}" if namespace else name, "yaml": policy_yaml(there[kind, namespace, name])}
+        for kind, namespace, name in list(names)[:_MAX_SHOWN]
+        if (kind, namespace, name) in there
+    ]

@@ -29,6 +29,7 @@ class View:
 VIEWS: Final[Sequence[View]] = (
     View("live", "/", "Live", "Verdicts as they arrive", ("vendor/uplot/uPlot.min.css", "style.css")),
     View("map", "/map", "Map", "Who talked to whom", ("style.css", "map.css")),
+    View("policies", "/policies", "Policies", "Policies, and how they were used", ("style.css", "policies.css")),
     View("health", "/health", "Health", "Whether everything is in the log, and every pod under policy"),
 )
 """In the order of their tabs."""

@@ -36,6 +36,9 @@ async function ask(path, options = {}) {
   throw new Refused(answer.status, said.error || `The server answers with ${answer.status}.`, said.field);
 }
 
+/** Ask with a text that is too long for an address. */
+export const post = (path, body, options) => get(path, { ...options, method: "POST", body });
+
 export async function get(path, options) {
   const answer = await ask(path, options);
   try {

@@ -5,6 +5,7 @@ import { el, fill, plain } from "./dom.js";
 import { badge, endOf, portOf, whyOf } from "./lines.js";
 import { startPanel } from "./panel.js";
 import { isUtc, local, utc, zoneName } from "./times.js";
+import { noYaml, yamlPart } from "./yaml.js";
 
 // Anybody who may write to the topic chooses the id and the time: what people paste must not become another command.
 const commandOf = ({ id, timestamp }) => /^[\w.:-]+$/.test(id) && /^[\w.:+-]+$/.test(timestamp)
@@ -40,6 +41,7 @@ export function startDetail({ filter, closed }) {
     asking = new AbortController();
     const { signal } = asking;
     const explained = el("div", { class: "explained", "aria-busy": "true" }, el("p", { class: "note" }, "Asking what the policies of that time said…"));
+    const policies = el("div", { class: "parts" });
     const [source, destination, why] = [endOf(flow, "src"), endOf(flow, "dest"), whyOf(flow)];
     panel.show([badge(flow), ` ${plain(source.text)} → ${plain(destination.text)}`],
       facts([isUtc ? "Time" : `Time (${zoneName})`, isUtc ? utc(flow.timestamp) : local(flow.timestamp)], ["UTC", isUtc ? "" : utc(flow.timestamp)],
@@ -50,11 +52,14 @@ export function startDetail({ filter, closed }) {
       el("div", { class: "ends" }, endPart(flow, "src", "Source"), endPart(flow, "dest", "Destination")),
       el("section", { class: "card" }, el("h3", {}, "Why"), explained,
         ...commandOf(flow)),
+      policies,
       el("details", { class: "card" }, el("summary", {}, "The whole record"), el("pre", { class: "json", tabindex: "0" }, JSON.stringify(flow, null, 2).split("\n").map(plain).join("\n"))));
     try {
       const found = await get(`/api/explain?${new URLSearchParams({ id: flow.id, at: flow.timestamp })}`, { signal });
       const lines = found.lines.map(([depth, style, text]) => el("p", { class: `depth-${Math.min(depth, 6)} ${["bold", "dim", "yellow", "green", "red"].includes(style) ? style : ""}` }, plain(text)));
       fill(explained, ...(lines.length ? lines : [el("p", { class: "note" }, plain(found.why))]));
+      fill(policies, ...found.policies.map(({ name, yaml }) => el("details", { class: "card" },
+        el("summary", {}, "Policy ", el("span", { class: "mono" }, plain(name)), ", as it was then"), yaml ? yamlPart(yaml) : noYaml())));
     } catch (error) {
       if (error.name !== "AbortError") fill(explained, el("p", { class: "error" }, plain(error.message)));
     } finally {
