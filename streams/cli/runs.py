@@ -7,10 +7,11 @@ process can: when the client cancels its request, and when the server stops. `we
 from __future__ import annotations
 
 import contextlib
-import resource
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple, cast
 
 import anyio
@@ -20,6 +21,9 @@ from streams.cli.terminal import printable
 
 _MAX_STDERR: Final = 16 << 10
 _MAX_LINES: Final = 20
+_LOOK_S: Final = 0.1
+"""How often it is looked how much memory a process uses."""
+_PAGE: Final = os.sysconf("SC_PAGESIZE")
 _END_S: Final = 2.0
 """How long a process may take to end after SIGTERM; then it is killed."""
 # Without -P, Python would import modules from the folder in which the client starts the server in place of ours.
@@ -37,6 +41,8 @@ class Ended(NamedTuple):
     """Whether its time was over."""
     lines: list[str]
     """What it said on standard error, without its name."""
+    is_too_large: bool = False
+    """Whether it took too much memory."""
 
 
 class Bounds(NamedTuple):
@@ -46,7 +52,7 @@ class Bounds(NamedTuple):
     max_printed: int
     """Bytes that are read of its standard output."""
     max_memory: int = 0
-    """Bytes of memory of its own; 0: as much as there is."""
+    """Bytes of memory that it may use; 0: as much as there is."""
 
 
 class TooMuchPrintedError(Exception):
@@ -75,15 +81,14 @@ async def run(
     ``max_memory``: as in :class:`Bounds`."""
     errors = bytearray()
     process = await anyio.open_process([*_PROGRAM, *words], env=env, stdin=subprocess.PIPE)
+    memory = _Memory(process, max_memory)
     try:
-        if max_memory:
-            # What the topics hold decides how much a command keeps. Beyond its bound, Python raises MemoryError in it.
-            with contextlib.suppress(ProcessLookupError):
-                resource.prlimit(process.pid, resource.RLIMIT_DATA, (max_memory, max_memory))
         with anyio.move_on_after(seconds) as limit:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_write, cast("ByteSendStream", process.stdin), stdin)
                 tasks.start_soon(_read_errors, cast("ByteReceiveStream", process.stderr), errors)
+                if max_memory:
+                    tasks.start_soon(memory.watch, tasks.cancel_scope)
                 if await _read_all(cast("ByteReceiveStream", process.stdout), take):
                     await process.wait()
                 else:
@@ -92,7 +97,34 @@ async def run(
     finally:
         with anyio.CancelScope(shield=True):
             await _end(process)
-    return Ended(code, limit.cancelled_caught, _lines(bytes(errors)))
+    return Ended(code, limit.cancelled_caught, _lines(bytes(errors)), memory.is_too_much)
+
+
+class _Memory:
+    """Watches how much memory a process uses.
+
+    A limit of the kernel (RLIMIT_DATA) would count what is only reserved: eight MiB for each thread, of which libraries
+    start one for each broker and each core."""
+
+    def __init__(self, process: Process, most: int) -> None:
+        self._process, self._most = process, most
+        self.is_too_much = False
+
+    async def watch(self, scope: anyio.CancelScope) -> None:
+        """Cancel a scope when the process uses too much. Return when it has ended."""
+        while self._process.returncode is None:
+            if self._used() > self._most:
+                self.is_too_much = True
+                scope.cancel()
+                return
+            await anyio.sleep(_LOOK_S)
+
+    def _used(self) -> int:
+        try:
+            _, resident, *_ = Path(f"/proc/{self._process.pid}/statm").read_text().split()
+        except (OSError, ValueError):
+            return 0  # it has ended
+        return int(resident) * _PAGE
 
 
 async def _write(stream: ByteSendStream, text: bytes) -> None:

@@ -31,6 +31,11 @@ async def answer_of(words: Sequence[str], bounds: Bounds, stdin: bytes = b"", fi
         raise RefusedError(
             503, f"{name} says more than {bounds.max_printed >> 20} MiB: run it in a terminal."
         ) from None
+    if ended.is_too_large:
+        raise RefusedError(
+            503,
+            f"{name} takes more than {bounds.max_memory >> 20} MiB of memory: choose a shorter time or a namespace.",
+        )
     if ended.is_late:
         raise RefusedError(503, f"{name} takes longer than {bounds.seconds:.0f} s: choose a shorter time.")
     try:
@@ -42,8 +47,4 @@ async def answer_of(words: Sequence[str], bounds: Bounds, stdin: bytes = b"", fi
         raise RefusedError(400, "\n".join(ended.lines), field)
     if ended.lines and ended.lines[-1].startswith(_CANNOT_SAY):
         raise CannotSayError(ended.lines[-1].removeprefix(_CANNOT_SAY))
-    if bounds.max_memory and any("MemoryError" in line or "cannot allocate" in line.lower() for line in ended.lines):
-        raise RefusedError(
-            503, f"{name} takes more than {bounds.max_memory >> 20} MiB of memory: run it in a terminal."
-        )
     raise RefusedError(503, " ".join(ended.lines) or f"{name} has said nothing.")

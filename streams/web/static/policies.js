@@ -23,7 +23,8 @@ const question = () => new URLSearchParams({ since: since(), ...(namespace() ? {
 const keyOf = (one) => `${one.kind}/${one.namespace}/${one.name}`;
 const nameOf = (one) => plain(one.namespace ? `${one.namespace}/${one.name}` : one.name);
 const badge = (text, kind = "") => el("span", { class: `badge ${kind}` }, text);
-const when = (time) => (time ? el("time", { datetime: time, title: utc(time) }, local(time).replace(/\.\d+$/, "")) : "never in this time");
+const second = (time) => local(time).replace(/\.\d+$/, "");
+const when = (time) => (time ? el("time", { datetime: time, title: utc(time) }, second(time)) : "never in this time");
 
 const panel = startPanel("policy", () => {
   [...document.querySelectorAll(".used tr")].find((one) => one.dataset.key === opened)?.querySelector("button").focus();
@@ -46,7 +47,8 @@ function selected(policy) {
 /** What is worth a look: how many rules are in each state but used. */
 function statesOf(policy) {
   const counts = new Map();
-  for (const rule of policy.rules) if (rule.state !== "used") counts.set(rule.state, (counts.get(rule.state) || 0) + 1);
+  // Where a policy selects nobody, so does each of its rules.
+  for (const rule of policy.rules) if (!["used", "selects nobody"].includes(rule.state)) counts.set(rule.state, (counts.get(rule.state) || 0) + 1);
   const found = [...counts].map(([name, count]) => badge(`${number.format(count)} ${count === 1 ? "rule" : "rules"}: ${name}`, STATES[name]));
   if (policy.audit) found.unshift(badge("audited", "audit"));
   if (policy.selects && !policy.selects.length) found.unshift(badge("selects nobody", "audit"));
@@ -69,10 +71,10 @@ function line(policy, found) {
 
 function rulePart(rule) {
   const by = rule.by ? `rule ${rule.by.rule} of ${nameOf(rule.by)}` : "another rule";
-  const why = { shadowed: `: ${by} always decides before`, "adds nothing": `: ${by} allows the same`, "not seen": ` since ${local(rule.since)}`, "cannot say": ": it was changed in an hour in which it matched" }[rule.state] || "";
+  const why = { shadowed: `${by} always decides before`, "adds nothing": `${by} allows the same`, "not seen": `since ${second(rule.since)}`, "cannot say": "it was changed in an hour in which it matched" }[rule.state] || "";
   return el("li", {}, badge(rule.state, STATES[rule.state] || ""),
     el("span", {}, `${rule.direction} ${rule.rule}${rule.name ? ` ${plain(rule.name)}` : ""}`),
-    el("span", { class: "note" }, [counted(rule), rule.last ? `last ${local(rule.last)}` : ""].filter(Boolean).join(", "), why));
+    el("span", { class: "note" }, [counted(rule), rule.last ? `last ${second(rule.last)}` : "", why].filter(Boolean).join(", ")));
 }
 
 function open(policy, found) {

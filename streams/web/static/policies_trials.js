@@ -28,7 +28,7 @@ function findingPart(found) {
   const failed = (found.failed || []).slice(0, FAILED);
   const more = (found.failed || []).length - failed.length;
   return el("li", { class: OUTCOMES.find(([name]) => name === found.outcome)?.[1] || "" },
-    el("p", {}, el("strong", { class: "mono" }, plain(ends)), ` ${PROTOCOLS[found.protocol] || found.protocol}${found.port ? `/${found.port}` : ""}, ${found.direction}, ${connections(found.connections)}, last ${local(found.last)}`),
+    el("p", {}, el("strong", { class: "mono" }, plain(ends)), ` ${PROTOCOLS[found.protocol] || found.protocol}${found.port ? `/${found.port}` : ""}, ${found.direction}, ${connections(found.connections)}, last ${local(found.last).replace(/\.\d+$/, "")}`),
     el("p", { class: "note" }, plain(`recorded: ${recorded.verdict}, ${recorded.reason.replaceAll("_", " ")}${named.length ? ` (${named.join(", ")})` : ""}`)),
     found.text ? el("p", {}, plain(found.text)) : null, ...failed.map((text) => el("p", { class: "note" }, plain(text))),
     more > 0 ? el("p", { class: "note" }, `and ${number.format(more)} more reasons`) : null);

@@ -138,7 +138,7 @@ BOUNDS = Bounds(60, 1 << 20, 512 << 20)
         (Ended(2, is_late=False, lines=["line 1: no", "line 2: no"]), 400, "line 1: no\nline 2: no"),
         (Ended(3, is_late=False, lines=["Kafka is away"]), 503, "Kafka is away"),
         (Ended(None, is_late=True, lines=[]), 503, "weir backtest takes longer than 60 s"),
-        (Ended(3, is_late=False, lines=["Traceback", "MemoryError"]), 503, "takes more than 512 MiB of memory"),
+        (Ended(None, is_late=False, lines=[], is_too_large=True), 503, "takes more than 512 MiB of memory"),
         (Ended(-9, is_late=False, lines=[]), 503, "weir backtest has said nothing"),
     ],
 )
