@@ -58,7 +58,9 @@ class View:
 
     def __init__(self, site: Site, browser: Browser) -> None:
         self.site, self.browser = site, browser
-        journal = [*JOURNAL, entry(namespace(FOREIGN_NAMESPACE), 0), entry(IDLE, 0), entry(FOREIGN, 0)]
+        others = [entry(one, 0) for one in (namespace(FOREIGN_NAMESPACE), IDLE, FOREIGN)]
+        # Times of the journal do not go back.
+        journal = [*JOURNAL[:-1], *others, JOURNAL[-1]]
         write_past(site, journal, [(ALLOWED, 40), (STRANGE, 3), (OTHER, 9)])
         web = site.start("web", "--alone", WEIR_WEB="127.0.0.1:0", WEIR_CLUSTER=CLUSTER)
         self.url = web.wait_for("the page is served")["url"]
