@@ -1,4 +1,4 @@
-"""The view Policies of the page, in a real browser, on a real journal and real pairs: what it shows, and to whom."""
+"""The view Policies of the page, in a real browser, on a real journal and real pairs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
 import pytest
-from click.testing import CliRunner
 from playwright.sync_api import Browser, Page, expect
 
 from enrich.history.profile import number_of
 from enrich.wire.pair import PairEnd, PairKey
 from enrich.wire.references import PolicyRef
-from streams.cli.main import command
 from tests.enrich.history.journals import CLUSTER, entry, namespace, policy
 from tests.kafka.browsing import PATIENCE_MS, Tab, close
 from tests.kafka.pasts import write_past
@@ -151,17 +148,3 @@ def test_a_mistake_is_said_at_its_field(view: View) -> None:
     page.get_by_role("button", name="Recommend").click()
     expect(page.locator("#namespace-error")).to_contain_text("Choose a namespace")
     page.context.close()
-
-
-def test_for_a_reader_of_one_namespace_nothing_is_named_of_others(view: View) -> None:
-    """The page gives the command these options; nothing that it says then may name what the reader may not see."""
-    env = {"WEIR_KAFKA": view.site.connection["bootstrap.servers"], "WEIR_TOPIC_PREFIX": view.site.prefix}
-    scope = ("-o", "json", "-n", "shop", "--for-reader", "--cluster", CLUSTER)
-    for words in (("policies", "--manifests"), ("recommend",)):
-        done = CliRunner().invoke(command, [*words, *scope], env=env)
-        assert "Deployment/web" in done.stdout, done.output
-        assert FOREIGN_NAMESPACE not in done.output
-    done = CliRunner().invoke(command, ["backtest", "--delete", "NetworkPolicy/shop/db", *scope], env=env)
-    found = orjson.loads(done.stdout)
-    assert sum(one["connections"] for one in found["sums"].values()) == 43
-    assert FOREIGN_NAMESPACE not in done.output
