@@ -7,9 +7,11 @@ import java.util.List;
 import java.util.Map;
 import java.util.Properties;
 import java.util.TreeSet;
+import org.apache.kafka.clients.consumer.CommitFailedException;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.ConsumerRecords;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.common.errors.RebalanceInProgressException;
 import org.apache.kafka.common.serialization.StringDeserializer;
 
 /**
@@ -45,7 +47,13 @@ public class Consume {
         }
         System.out.flush();
         // After they are printed: a crash repeats, and loses nothing.
-        if (!records.isEmpty()) consumer.commitSync();
+        try {
+          if (!records.isEmpty()) consumer.commitSync();
+        } catch (CommitFailedException | RebalanceInProgressException error) {
+          // The group took this member for dead, because nothing was heard of it for the session's six seconds: the
+          // machine was too busy, say. The records come again, to this member or to another one.
+          System.err.println(error.getMessage());
+        }
       }
     }
   }
