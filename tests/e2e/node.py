@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import yaml
@@ -61,9 +61,6 @@ spec:
   ingress: [{from: [{podSelector: {}}], ports: [{protocol: UDP, port: 10000, endPort: 65535}]}]
 """
 
-START_S: Final = 150.0
-"""A first start of the probe compiles the programs: 10 s of CPU, and a run has five processes for two."""
-
 
 class Broker:
     """Apache Kafka on one port; its data survives a stop."""
@@ -85,7 +82,7 @@ class Broker:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(60)
+            self._process.wait(240)
             self._process = None
 
     @contextlib.contextmanager
@@ -103,11 +100,11 @@ class Broker:
         consumer = Consumer({"bootstrap.servers": self.address, "group.id": "e2e", "enable.auto.commit": False})
         found = []
         try:
-            for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
+            for partition in consumer.list_topics(topic, timeout=120).topics[topic].partitions:
                 place = TopicPartition(topic, partition, 0)
-                end = consumer.get_watermark_offsets(place, timeout=10)[1]
+                end = consumer.get_watermark_offsets(place, timeout=120)[1]
                 consumer.assign([place])
-                deadline = time.monotonic() + 60
+                deadline = time.monotonic() + PATIENCE_S
                 while consumer.position([place])[0].offset < end and (end or 0) > 0:
                     assert time.monotonic() < deadline, f"{topic} cannot be read to its end"
                     for message in consumer.consume(500, 0.5):
@@ -150,10 +147,15 @@ class Probe:
         return until(look, f"the line {event!r} in {self.log}", patience_s)
 
     def get(self, path: str) -> tuple[int, str]:
-        return page_of(self.wait_for("started", START_S)["metrics_port"], path)
+        return page_of(self.wait_for("started")["metrics_port"], path)
 
     def metric(self, name: str) -> float:
         return next(float(line.split()[-1]) for line in self.get("/metrics")[1].splitlines() if line.startswith(name))
+
+    def wait_until_sent(self) -> None:
+        """Wait until Kafka has all verdicts of the kernel: a stop sends what is left for some seconds only."""
+        left = ("kubeweir_probe_ring_unread_verdicts", "kubeweir_probe_spool_batches")
+        until(lambda: not any(map(self.metric, left)), lambda: f"an empty spool: {self.get('/metrics')[1]}")
 
     def wait_until_enforced(self) -> None:
         def enforced() -> bool | None:
@@ -170,7 +172,7 @@ class Probe:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(240)
 
 
 class Node:
@@ -192,7 +194,7 @@ class Node:
         """Start a probe, then the pods: UDP flows of older pods would be allowed for a minute."""
         probe = self.start(**settings)
         unattached = "kubeweir_probe_unattached_pods"
-        until(lambda: probe.metric(unattached) == 2 or None, "pods that have no interface", START_S)
+        until(lambda: probe.metric(unattached) == 2 or None, "pods that have no interface")
         self.client = self._net.pod(self.space, "10.244.0.1", "fd44::1")
         self.server = self._net.pod(self.space, "10.244.0.2", "fd44::2")
         probe.wait_until_enforced()
@@ -213,7 +215,7 @@ class Node:
         """Run `weir-probe detach`."""
         folders = {f"WEIR_CNI_{name}_DIR": str(self.folder / name) for name in ("BIN", "CONF")}
         done = self._run(["detach"], folders)
-        assert done.process.wait(60) == 0, done.log.read_text()
+        assert done.process.wait(240) == 0, done.log.read_text()
 
     def _run(self, arguments: list[str], settings: dict[str, str]) -> Probe:
         env = {

@@ -28,7 +28,7 @@ from tests.cluster.conftest import api, binaries  # noqa: F401 - fixtures
 from tests.e2e.node import Broker, Probe
 from tests.kafka.site import Site, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 S = 1_000_000_000
 NODE = "n1"
@@ -142,9 +142,7 @@ def net() -> Iterator[Net]:
 
 
 @pytest.fixture
-def site(_broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    # Five processes start here, and one of them compiles.
-    monkeypatch.setattr("tests.kafka.site.PATIENCE_S", 240)
+def site(_broker: Broker, tmp_path: Path) -> Iterator[Site]:
     _broker.start()
     made = Site(_broker.address, f"e2e{secrets.token_hex(4)}", tmp_path)
     yield made

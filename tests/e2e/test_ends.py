@@ -25,7 +25,23 @@ def reports(batches: list[Batch]) -> dict[tuple[str, int, int], np.void]:
     return found
 
 
-@pytest.mark.timeout(480)
+def is_of_the_test(end: np.void) -> bool:
+    """Return whether this is a report of a connection to one of the test's ports."""
+    return bool(end["verdict"]["destination_port"] >= OPEN)
+
+
+def carried(batches: list[Batch]) -> dict[str, tuple[int, int]]:
+    """Return the packets and bytes of the test's connections at each pod."""
+    sums = {"client": (0, 0), "server": (0, 0)}
+    pods = {int(key): ref.pod for batch in batches for key, ref in batch.header.endpoints.items()}
+    for end in filter(is_of_the_test, reports(batches).values()):
+        pod = pods[int(end["verdict"]["endpoint"])]
+        packets, size = sums[pod]
+        sums[pod] = packets + int(end["packets"].sum()), size + int(end["bytes"].sum())
+    return sums
+
+
+@pytest.mark.timeout(900)
 def test_what_connections_carried_is_on_kafka_once_they_have_ended(node: Node) -> None:
     probe = node.begin(WEIR_ENDS="1", WEIR_HEARTBEAT="1")
     with node.socket() as client:
@@ -42,26 +58,23 @@ def test_what_connections_carried_is_on_kafka_once_they_have_ended(node: Node) -
             receiver.close()
     node.delete_pods()
 
-    def ended() -> list[Batch] | None:
-        batches = node.batches()
-        return batches if len(reports(batches)) >= 2 * FLOWS else None
+    def seen() -> bool:
+        # A connection that was quiet for the kernel's 30 s, while the second probe started on a busy machine, has ended
+        # then, and its next packet begins a second one: their number is not known, what they sum up to is.
+        sums = carried(node.batches())
+        return min(packets for packets, _ in sums.values()) >= FLOWS * PACKETS
 
-    batches = until(ended, "the reports of both ends of each connection")
+    until(seen, lambda: f"reports of every packet at both ends: {carried(node.batches())}")
     assert probe.stop() == 0, probe.log.read_text()
+    # A report that comes twice under another key would be here by now: the probe has sent all that it had.
+    batches = node.batches()
     verdicts = {
         (batch.header.ring, number): row.tobytes()
         for batch in batches
         for number, row in zip(batch.numbers().tolist(), batch.verdicts, strict=True)
     }
-    carried = {"client": [0, 0], "server": [0, 0]}
     for (ring, number, _), end in reports(batches).items():
         assert verdicts[ring, number] == end["verdict"].tobytes()
-        if end["verdict"]["destination_port"] < OPEN:
-            continue
-        pod = next(ref.pod for batch in batches for key, ref in batch.header.endpoints.items()
-                   if int(key) == end["verdict"]["endpoint"])  # fmt: skip
-        assert How(int(end["how"])) in (How.POD_GONE, How.TIMEOUT)
-        carried[pod][0] += int(end["packets"].sum())
-        carried[pod][1] += int(end["bytes"].sum())
+        assert How(int(end["how"])) in (How.POD_GONE, How.TIMEOUT) or not is_of_the_test(end)
     sent = FLOWS * PACKETS, FLOWS * PACKETS * (14 + 20 + 8 + 100)
-    assert {pod: tuple(sums) for pod, sums in carried.items()} == {"client": sent, "server": sent}
+    assert carried(batches) == {"client": sent, "server": sent}

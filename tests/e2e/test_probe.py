@@ -80,7 +80,7 @@ def check(rows: Rows, allowed: int, denied: int) -> None:
     assert int(rows.of("server", Verdict.DENY)["count"].sum()) == denied
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_kill_9_loses_no_packet_and_opens_nothing(node: Node, start_traffic: _Start) -> None:
     probe = node.begin()
     with node.socket(CLOSED, server=True) as closed, node.socket(OPEN, server=True) as opened:
@@ -103,6 +103,7 @@ def test_kill_9_loses_no_packet_and_opens_nothing(node: Node, start_traffic: _St
         traffic.stop()
         with pytest.raises(TimeoutError):
             closed.recv(100)
+    probe.wait_until_sent()
     assert probe.stop() == 0, probe.log.read_text()
     assert probe.lines("stopped")[0]["flushed"] is True
     batches = node.batches()
@@ -114,7 +115,7 @@ def test_kill_9_loses_no_packet_and_opens_nothing(node: Node, start_traffic: _St
     assert all(totals == (0, 0) for batch in batches for totals in batch.header.lost.values())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_while_kafka_is_away_the_spool_holds_and_is_sent_in_order(node: Node, start_traffic: _Start) -> None:
     probe = node.begin(WEIR_STALL="5")
     until(lambda: probe.get("/readyz")[0] == 200 or None, "ready")
@@ -134,6 +135,7 @@ def test_while_kafka_is_away_the_spool_holds_and_is_sent_in_order(node: Node, st
     node.broker.start()
     until(lambda: probe.get("/readyz")[0] == 200 or None, "ready again")
     traffic.stop()
+    probe.wait_until_sent()
     assert probe.stop() == 0
     assert probe.lines("stopped")[0]["flushed"] is True
     batches = node.batches()
@@ -144,7 +146,7 @@ def test_while_kafka_is_away_the_spool_holds_and_is_sent_in_order(node: Node, st
     assert first_numbers == sorted(first_numbers)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_small_spool_keeps_the_denies_and_counts_each_allow_that_it_thins(node: Node) -> None:
     node.broker.stop()
     probe = node.begin(WEIR_SPOOL_BYTES=str(4 << 20))
@@ -186,7 +188,7 @@ def test_a_small_spool_keeps_the_denies_and_counts_each_allow_that_it_thins(node
     assert sum(len(rows.of(pod, Verdict.ALLOW)) for pod in ("client", "server")) + missing == 2 * connections + 2
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_kafka_that_answers_nothing_does_not_keep_the_probe_from_stopping(node: Node, start_traffic: _Start) -> None:
     probe = node.begin()
     traffic = start_traffic()
@@ -199,6 +201,7 @@ def test_a_kafka_that_answers_nothing_does_not_keep_the_probe_from_stopping(node
     probe = node.start()
     probe.wait_until_enforced()
     traffic.stop()
+    probe.wait_until_sent()
     assert probe.stop() == 0
     rows = Rows(node.batches())
     assert rows.numbers == list(range(len(rows.numbers)))
