@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 
 
-def page_of(port: int, path: str = "/readyz", timeout_s: float = 5) -> tuple[int, str]:
+def page_of(port: int, path: str = "/readyz", timeout_s: float = 60) -> tuple[int, str]:
     """Return status and text of a page. Raises OSError if there is no answer in time, or only a part of one."""
     try:
         return _answer(port, path, timeout_s)

@@ -21,7 +21,7 @@ _LONGEST_PAUSE_S: Final = 0.25
 """What is true for a second only must not be missed."""
 
 
-def until(true: Callable[[], object], seconds: float = 60) -> None:
+def until(true: Callable[[], object], seconds: float = 240) -> None:
     """Wait until a condition is true. A failure shows the condition and the values that it uses."""
     started = time.monotonic()
     while not true():

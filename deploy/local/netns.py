@@ -207,9 +207,9 @@ def _checked(result: int, call: str) -> None:
 
 
 def open_socket(space: Space, family: int, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
-    """Return a socket in the namespace with a timeout of five seconds; ``family`` is 4 or 6."""
+    """Return a socket in the namespace with a timeout of 30 seconds; ``family`` is 4 or 6."""
     made = run_in(space, lambda: socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, kind, protocol))
-    made.settimeout(5)
+    made.settimeout(30)
     return made
 
 

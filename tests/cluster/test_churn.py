@@ -27,7 +27,7 @@ from tests.cluster.apiserver import ApiServer, Caller
 from tests.enrich.flows import make_batch
 from tests.waiting import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 S = 1_000_000_000
 PODS = "/api/v1/namespaces/default/pods"
@@ -65,7 +65,7 @@ def watch(api: ApiServer) -> Iterator[Watch]:
         source = KubernetesSource(cluster, lambda: kubernetes.config.new_client_from_config(config))
         sources.append(source)
         source.start()
-        assert cluster.synced.wait(60)
+        assert cluster.synced.wait(240)
         return source, cluster
 
     yield start

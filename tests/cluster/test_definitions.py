@@ -18,7 +18,7 @@ from enrich.sources.kubernetes import KubernetesSource
 from tests.cluster.apiserver import ApiServer
 from tests.waiting import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 GROUP = "policy.networking.k8s.io"
@@ -102,7 +102,7 @@ class Probe:
 def probe(api: ApiServer, tmp_path: Path) -> Iterator[Probe]:
     made = Probe(api, tmp_path)
     try:
-        assert made.cluster.synced.wait(30), made.source.problem()
+        assert made.cluster.synced.wait(240), made.source.problem()
         yield made
     finally:
         made.source.stop()
@@ -130,8 +130,8 @@ def test_a_policy_is_in_force_until_it_is_deleted_whatever_becomes_of_its_defini
     other = Probe(api, probe.state)
     new = Probe(api, probe.state / "new")
     try:
-        assert other.cluster.synced.wait(30)
-        assert new.cluster.synced.wait(30)
+        assert other.cluster.synced.wait(240)
+        assert new.cluster.synced.wait(240)
         assert (other.priority(), new.priority()) == (1, None)
         until(lambda: "stays in force" in (other.source.problem() or ""))
         until(lambda: "the cluster has v9" in (new.source.problem() or ""))
@@ -169,7 +169,7 @@ def test_a_definition_that_is_deleted_and_made_again(api: ApiServer, probe: Prob
     until(lambda: not any(b"guard" in one.read_bytes() for one in probe.state.rglob("*") if one.is_file()))
     again = Probe(api, probe.state)
     try:
-        assert again.cluster.synced.wait(30)
+        assert again.cluster.synced.wait(240)
         assert again.priority() is None
     finally:
         again.source.stop()
@@ -205,7 +205,7 @@ def test_a_node_that_comes_from_another_cluster_does_not_enforce_its_policies(ap
         (tmp_path / DEFINITION / name).write_text(json.dumps(stored))
     made = Probe(api, tmp_path)
     try:
-        assert made.cluster.synced.wait(30), made.source.problem()
+        assert made.cluster.synced.wait(240), made.source.problem()
         assert {name.name for name in made.cluster.cluster_policies()} == {"own"}
         assert list(made.source.kept()) == ["ClusterNetworkPolicy own"]
         until(lambda: not (tmp_path / DEFINITION / "guard").exists())

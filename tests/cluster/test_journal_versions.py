@@ -21,7 +21,7 @@ from tests.cluster.test_kubernetes_source import PODS, POLICIES, make_pod, make_
 from tests.streams.journal.test_writer import Log
 from tests.waiting import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 class Journal:
@@ -37,7 +37,7 @@ class Journal:
             cluster, lambda: kubernetes.config.new_client_from_config(config), observer=states
         )
         self._source.start()
-        assert cluster.synced.wait(30), self._source.problem()
+        assert cluster.synced.wait(240), self._source.problem()
         observation = Observation(states, profiles, cluster.synced.is_set, self._source.synced_until_ns)
         self._writer = JournalWriter("t", observation, log.journal, lambda _record, _why: None)
         self._writer.on_assigned([("t", 0)])

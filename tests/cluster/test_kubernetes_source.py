@@ -71,7 +71,7 @@ class Watched:
 def watched(api: ApiServer) -> Iterator[Watched]:
     made = Watched(api)
     try:
-        assert made.cluster.synced.wait(30), made.source.problem()
+        assert made.cluster.synced.wait(240), made.source.problem()
         until(lambda: made.source.problem() is None)
         yield made
     finally:
@@ -204,7 +204,7 @@ def test_lists_come_by_watch_list_and_in_pages(
         api.create(PODS, make_pod(f"{way.lower()}-{number}"))
     watched = Watched(api)
     try:
-        assert watched.cluster.synced.wait(30)
+        assert watched.cluster.synced.wait(240)
         assert {f"{way.lower()}-{n}" for n in range(10)} <= {name.name for name in watched.cluster.pods()}
         assert sum("continue" in query for query in asked) >= (3 if way == "pages" else 0)
         assert any("sendInitialEvents" in query for query in asked) == (way == "WatchList")
@@ -280,7 +280,7 @@ def test_what_is_not_permitted_is_said_and_nothing_is_ready(api: ApiServer) -> N
         assert not watched.cluster.synced.is_set()
         rules.append({"apiGroups": ["networking.k8s.io"], "resources": ["*"], "verbs": ["get", "list", "watch"]})
         api.patch(f"{role}/reader", {"rules": rules})
-        assert watched.cluster.synced.wait(30), watched.source.problem()
+        assert watched.cluster.synced.wait(240), watched.source.problem()
         until(lambda: watched.source.problem() is None)
     finally:
         watched.close()
@@ -293,7 +293,7 @@ def test_a_bookmark_moves_the_version_without_an_event(
     monkeypatch.setattr("enrich.sources.messages._timeout_s", lambda: 4)
     watched = Watched(api)
     try:
-        assert watched.cluster.synced.wait(30)
+        assert watched.cluster.synced.wait(240)
         pods = next(w for w in watched.source._watches if w.resource.kind == "Pod")
         before = pods._version
         api.create("/api/v1/namespaces/default/configmaps", {"metadata": {"generateName": "noise-"}})
@@ -314,7 +314,7 @@ def test_a_connection_that_hangs_is_left_for_another(
     monkeypatch.setattr("enrich.sources.watch._SILENCE_S", 2.0)
     watched = Watched(api)
     try:
-        assert watched.cluster.synced.wait(30)
+        assert watched.cluster.synced.wait(240)
         until(lambda: watched.source.problem() is None)
         watched.way.hang()
         api.create(PODS, make_pod("unheard"))
@@ -358,7 +358,7 @@ def test_a_token_that_is_renewed_on_disk(api: ApiServer, tmp_path: Path, monkeyp
     source = KubernetesSource(cluster)
     source.start()
     try:
-        assert cluster.synced.wait(30), source.problem()
+        assert cluster.synced.wait(240), source.problem()
         renew("second")
         api.delete("/api/v1/namespaces/default/secrets/first")
         until(lambda: api.status_with(old) == 401)
@@ -387,7 +387,7 @@ def test_credentials_that_are_not_accepted_are_said(api: ApiServer, monkeypatch:
 
 def test_stop_does_not_wait_for_the_server(api: ApiServer) -> None:
     watched = Watched(api)
-    assert watched.cluster.synced.wait(30)
+    assert watched.cluster.synced.wait(240)
     until(lambda: watched.source.problem() is None)
     watched.source.stop()
     assert not any(watch.thread.is_alive() for watch in watched.source._watches)

@@ -33,7 +33,7 @@ from tests.probe.kernel.memory_maps import MemoryMaps
 from tests.probe.test_verdict_logging import DELEGATE, LOG, Node
 from tests.waiting import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 COMPONENT = ROOT / "deploy/kubernetes/components/network-logging"
@@ -71,7 +71,7 @@ def watched(api: ApiServer) -> Iterator[Watched]:
     """A source of what logging depends on."""
     made = Watched(api, kinds=(Namespace, NetworkPolicy, NetworkLogging))
     try:
-        assert made.cluster.synced.wait(30), made.source.problem()
+        assert made.cluster.synced.wait(240), made.source.problem()
         yield made
     finally:
         made.close()
@@ -168,7 +168,7 @@ def test_a_change_is_put_in_force_by_its_event_alone(
             began = time.monotonic()
             api.patch(f"{OBJECTS}/default", {"spec": spec})
             while maps.config(Config.LOGGING) != expected:
-                assert changed.wait(30), "no event came"
+                assert changed.wait(240), "no event came"
                 changed.clear()
                 logging.follow(nothing, (), ())
             took.append(time.monotonic() - began)

@@ -46,7 +46,7 @@ def test_the_taint_is_removed_once_policy_is_installed(api: ApiServer, node: str
     taint = StartupTaint(KEY, node, client, is_ready)
     taint.start()
     try:
-        assert asked.wait(10)
+        assert asked.wait(240)
         assert keys() == [OTHER["key"], KEY, KEY]
         ready.set()
         until(lambda: keys() == [OTHER["key"]])

@@ -41,7 +41,7 @@ def cut(probe: Probe) -> tuple[int, int]:
             int(probe.metric('kubeweir_probe_cut_verdicts_total{by="logging",verdicts="denied"}')))  # fmt: skip
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_switch_needs_no_restart_and_what_is_not_logged_is_counted(node: Node) -> None:
     probe = node.begin(WEIR_LOGGING="none")
     wait_for(probe, allowed="none", default_allowed="none", denied="none")

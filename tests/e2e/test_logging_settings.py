@@ -97,7 +97,7 @@ def send(node: Node, number: int) -> dict[str, int]:
     return ports
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_each_setting_logs_what_gke_documents_and_nothing_else(node: Node) -> None:
     (node.folder / "manifests/all.yaml").write_text(_MANIFESTS)
     probe = node.begin()

@@ -49,7 +49,7 @@ def problems(probe: Probe) -> str:
     return probe.get("/readyz")[1]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_policy_is_in_force_with_damaged_state_and_full_disks(without_kafka: Node) -> None:
     node, folder = without_kafka, without_kafka.folder
     for disk in (folder / "run", folder / "state"):
@@ -93,7 +93,7 @@ def frozen(tmp_path: Path) -> Iterator[tuple[Node, Path]]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_policy_is_in_force_while_the_disk_does_not_answer(frozen: tuple[Node, Path]) -> None:
     node, disk = frozen
     probe = node.begin()

@@ -15,7 +15,7 @@ from tests.kafka.alertmanager import Alertmanager
 from tests.kafka.site import Service, Site, until
 from tests.kafka.test_alerts import ALL, BURST, alerts, send, start, write
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 _RECEIVED = 'alertmanager_alerts_received_total{status="firing",version="v2"}'
 
 

@@ -15,7 +15,7 @@ from tests.kafka.site import Service, Site, until
 from tests.kafka.test_alerts import ALL, send, start, write
 from tests.kafka.test_inflating_records import peak_mib
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
 DENIES, PORTS, FIRING = 10_000, 1_000, 20
 RULE = {"name": "ports", "group_by": ["port"], "above": {"threshold": 10, "window": "30m"}, "resolve_after": "1h"}

@@ -12,7 +12,7 @@ from streams.cli.main import command
 from tests.kafka.guarded import GuardedBroker
 from tests.streams.cli.patience import give_up_after, with_routes
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(autouse=True)

@@ -17,11 +17,11 @@ pytestmark = pytest.mark.kafka
 def test_what_is_needed_is_found_wherever_it_is_and_the_rest_at_the_end_only(site: Site) -> None:
     topic, connection = f"{site.prefix}.checkpoints", {"bootstrap.servers": site.broker}
     admin, producer = AdminClient(connection), Producer(connection)
-    admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
+    admin.create_topics([NewTopic(topic, 1)])[topic].result(120)
     producer.produce(topic, b"early", b"idle")
     for number in range(_NEWEST_RECORDS + 10):
         producer.produce(topic, b"%d" % number, b"busy")
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
 
     def read(*needed: bytes) -> dict[bytes, list[bytes]]:
         keys = frozenset((b"idle", b"busy", b"none"))

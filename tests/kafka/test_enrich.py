@@ -157,7 +157,7 @@ def test_batches_not_acknowledged_at_a_stop_are_read_at_the_next_start(site: Sit
 def test_a_record_that_the_broker_refuses_harms_no_other_of_its_batch(site: Site) -> None:
     admin = AdminClient({"bootstrap.servers": site.broker})
     topic = NewTopic(f"{site.prefix}.flows", 4, 1, config={"message.timestamp.before.max.ms": "3600000"})
-    admin.create_topics([topic])[topic.topic].result(10)
+    admin.create_topics([topic])[topic.topic].result(120)
     service = site.start_enrich()
     verdicts = make_rows(20)
     verdicts["time_ns"][::2] -= 7_200_000_000_000
@@ -187,10 +187,10 @@ def test_a_deleted_topic_stops_the_worker_with_exit_code_5(site: Site) -> None:
     service = site.start_enrich()
     admin = AdminClient({"bootstrap.servers": site.broker})
     name = f"{site.prefix}.flows"
-    admin.delete_topics([name])[name].result(10)
+    admin.delete_topics([name])[name].result(120)
     site.send(make_batch(0, 5))
     site.flush()
-    assert service.process.wait(60) == 5
+    assert service.process.wait(240) == 5
     assert "Traceback" not in service.log.read_text()
 
 
@@ -212,16 +212,16 @@ def test_gaps_losses_and_heartbeats_reach_the_status_topic(site: Site) -> None:
 def test_topics_are_created_as_needed_and_differences_are_reported(site: Site) -> None:
     admin = AdminClient({"bootstrap.servers": site.broker})
     wrong = NewTopic(f"{site.prefix}.flows", 1, 1, config={"cleanup.policy": "compact"})
-    admin.create_topics([wrong])[wrong.topic].result(10)
+    admin.create_topics([wrong])[wrong.topic].result(120)
     service = site.start_enrich()
     [problem] = [line for line in service.lines() if "differs from what the service needs" in line["event"]]
     assert problem["topic"] == wrong.topic
     assert len(problem["problems"]) == 2
     raw = ConfigResource(ResourceType.TOPIC, f"{site.prefix}.verdicts.raw")
-    config = admin.describe_configs([raw])[raw].result(10)
+    config = admin.describe_configs([raw])[raw].result(120)
     assert config["message.timestamp.type"].value == "LogAppendTime"
     assert config["retention.ms"].value == str(86_400_000)
-    assert len(admin.list_topics(timeout=10).topics[raw.name].partitions) == 4
+    assert len(admin.list_topics(timeout=120).topics[raw.name].partitions) == 4
 
 
 def test_without_kafka_it_waits_reports_it_and_can_be_stopped(site: Site) -> None:
@@ -236,7 +236,7 @@ def test_without_kafka_it_waits_reports_it_and_can_be_stopped(site: Site) -> Non
 
 def test_a_wrong_setting_exits_with_2_and_is_named(site: Site) -> None:
     service = site.start("enrich", WEIR_PARTITIONS="many")
-    assert service.process.wait(30) == 2
+    assert service.process.wait(240) == 2
     assert "WEIR_PARTITIONS" in service.log.read_text()
 
 
@@ -244,7 +244,7 @@ def test_a_taken_port_exits_with_4(site: Site) -> None:
     first = site.start("enrich", "--alone", WEIR_KAFKA="127.0.0.1:1")
     port = first.wait_for("starting")["metrics_port"]
     second = site.start("enrich", WEIR_METRICS=f"127.0.0.1:{port}")
-    assert second.process.wait(30) == 4
+    assert second.process.wait(240) == 4
     assert "another process may use it" in second.log.read_text()
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.kafka.movable import MovableBroker
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
 ASK: Final = """
 import faulthandler, sys, time

@@ -20,7 +20,7 @@ def _create(env: dict[str, str], topic: str) -> int:
     """Return the code of the broker's answer to the creation of a topic."""
     admin = AdminClient({**load(KafkaSettings, env).connection(), "log_level": 0})
     try:
-        admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(30)
+        admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(120)
     except KafkaException as error:
         return int(error.args[0].code())
     return 0

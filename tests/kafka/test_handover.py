@@ -34,7 +34,7 @@ def start(site: Site, path: str, url: str) -> Service:
     return site.start("alerts", "--alone", WEIR_ALERTS=path, WEIR_ALERT_LEARN="0", WEIR_STALL="2", HOOK=url)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_the_owner_of_the_alerts_whose_output_is_out_of_its_reach_leaves_them_to_another_worker(
     site: Site, hook: Hook
 ) -> None:
@@ -62,7 +62,7 @@ def topic(broker: str) -> str:
     """A topic of two partitions with a record in each."""
     name, connection = f"t{secrets.token_hex(4)}", {"bootstrap.servers": broker}
     admin = AdminClient(connection)
-    admin.create_topics([NewTopic(name, 2)])[name].result(30)
+    admin.create_topics([NewTopic(name, 2)])[name].result(120)
     _fill(connection, name, 2)
     return name
 
@@ -71,7 +71,7 @@ def _fill(connection: Connection, topic: str, partitions: int) -> None:
     producer = Producer(dict(connection))
     for partition in range(partitions):
         producer.produce(topic, b"1", partition=partition)
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
 
 
 class Member:

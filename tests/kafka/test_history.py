@@ -43,7 +43,7 @@ def test_a_pod_that_was_deleted_while_no_worker_ran_is_named(site: Site) -> None
         producer.produce(topic, encode_interval(interval), interval.key)
     producer.produce(topic, None, published[3].key)
     producer.produce(topic, b"?", b"c1/n2/10.0.0.97/uid-x")
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     ages = ((80, "10.0.0.99"), (55, "10.0.0.99"), (30, "10.0.0.99"), (59.5, "10.0.0.99"), (80, "10.0.0.98"))
     for number, (age, ip) in enumerate(ages):
         since = (time.time_ns() - now) / S
@@ -75,6 +75,6 @@ def test_a_probe_creates_the_topic_and_the_last_record_of_each_interval_counts(s
     assert found == {interval.key: encode_interval(interval), b"c1/n2/10.0.0.2/uid-old": None}
     resource = ConfigResource(ResourceType.TOPIC, topic.name)
     admin = AdminClient({"bootstrap.servers": site.broker})
-    entries = admin.describe_configs([resource])[resource].result(30)
+    entries = admin.describe_configs([resource])[resource].result(120)
     config = {name: entry.value for name, entry in entries.items()}
     assert topic.differences(1, config) == []

@@ -46,7 +46,7 @@ def test_no_record_on_the_raw_topic_stops_the_enricher_or_is_lost(site: Site) ->
     producer = Producer({"bootstrap.servers": site.broker, "message.max.bytes": 64 * _MIB, "compression.type": "lz4"})
     for number, value in enumerate(HOSTILE.values()):
         producer.produce(f"{site.prefix}.verdicts.raw", value, b"c1/n1/r1")
-        assert producer.flush(20) == 0
+        assert producer.flush(120) == 0
         site.send(make_batch(number * 5, 5))
         site.flush()
     flows = site.read_flows(5 * len(HOSTILE))
@@ -85,7 +85,7 @@ def test_an_address_interval_that_does_not_parse_is_counted_and_the_next_one_is_
         key = f"c1/n1/{one['ip']}/u".encode()
         value = orjson.dumps(one) if one["first"] != 1 << 70 else b"{}"
         producer.produce(f"{site.prefix}.endpoints", value, key)
-    producer.flush(20)
+    producer.flush(120)
     until(lambda: service.metric("kubeweir_streams_address_interval_records_total") >= 1 or None, "the good interval")
     assert service.metric("kubeweir_streams_bad_address_interval_records_total") == len(bad)
     # A worker that starts reads them all again.
@@ -100,7 +100,7 @@ def make_small_dead_letter_topic(site: Site) -> None:
     admin = AdminClient({"bootstrap.servers": site.broker})
     small = NewTopic(f"{site.prefix}.dead", 1, config={"max.message.bytes": "100000"})
     for future in admin.create_topics([small]).values():
-        future.result(20)
+        future.result(120)
 
 
 @pytest.mark.parametrize("role", ["enrich", "alerts"])
@@ -115,7 +115,7 @@ def test_a_dead_letter_that_the_broker_refuses_is_cut_and_keeps_its_headers(site
         service, topic = site.start("alerts", "--alone"), "flows.denied"
     producer = Producer({"bootstrap.servers": site.broker})
     producer.produce(f"{site.prefix}.{topic}", junk, b"c1/n1/r1")
-    assert producer.flush(20) == 0
+    assert producer.flush(120) == 0
     (dead,) = site.read("dead", lambda found: len(found) >= 1)
     headers: Any = dict(dead.headers() or [])
     assert dead.value() == junk[: 64 << 10]

@@ -20,7 +20,7 @@ from tests.kafka.batches import make_batch
 from tests.kafka.inflating import batch, produce
 from tests.kafka.site import Service, Site, until
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
 _MIB = 1 << 20
 INFLATING: dict[str, tuple[str, list[int]]] = {
@@ -77,14 +77,14 @@ def make_topic(broker: str) -> str:
     """Make a topic of one partition: a record, a batch of 300 that inflate too far, and a record of offset 301."""
     name = f"t{secrets.token_hex(4)}"
     admin = AdminClient({"bootstrap.servers": broker})
-    admin.create_topics([NewTopic(name, 1)])[name].result(30)
+    admin.create_topics([NewTopic(name, 1)])[name].result(120)
     producer = Producer({"bootstrap.servers": broker})
     for value in (b"first", None, b"last"):
         if value is None:
             assert produce(broker, name, 0, batch(*UNREADABLE)) == 0
         else:
             producer.produce(name, value)
-            assert producer.flush(30) == 0
+            assert producer.flush(120) == 0
     return name
 
 
@@ -92,7 +92,7 @@ def make_topic(broker: str) -> str:
 def test_a_batch_that_inflates_too_far_at_the_end_of_a_partition_is_passed_over(broker: str, before: int) -> None:
     name, connection = f"t{secrets.token_hex(4)}", {"bootstrap.servers": broker}
     admin = AdminClient(connection)
-    admin.create_topics([NewTopic(name, 1)])[name].result(30)
+    admin.create_topics([NewTopic(name, 1)])[name].result(120)
     for _ in range(before + 1):
         assert produce(broker, name, 0, batch(*UNREADABLE)) == 0
     member = GroupReader(connection, f"{name}.group", name)

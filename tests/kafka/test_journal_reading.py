@@ -36,14 +36,14 @@ def write(site: Site, entries: Sequence[JournalEntry | bytes]) -> Topics:
     config = {**names.journal.config, "message.timestamp.type": "CreateTime"}  # a test cannot wait for a month
     made = NewTopic(names.journal.name, names.journal.partitions, config=config)
     admin = AdminClient(site.connection)
-    admin.create_topics([made])[names.journal.name].result(30)
+    admin.create_topics([made])[names.journal.name].result(120)
     producer = Producer({**site.connection, "queue.buffering.max.messages": 2 * MANY})
     for one in entries:
         if isinstance(one, bytes):
             producer.produce(names.journal.name, one, b"c1/Namespace//shop")
         else:
             producer.produce(names.journal.name, encode_entry(one), one.key, timestamp=one.seen_ns // 1_000_000)
-    assert producer.flush(60) == 0
+    assert producer.flush(120) == 0
     return names
 
 
@@ -64,7 +64,7 @@ def test_an_entry_that_was_ahead_of_its_time_is_not_believed_later(site: Site) -
     names = write(site, [version(NOW - DAY_NS, "a")])
     producer, early = Producer(site.connection), version(NOW - DAY_NS // 2, "b")
     producer.produce(names.journal.name, encode_entry(early), early.key, timestamp=(NOW - DAY_NS) // 1_000_000)
-    assert producer.flush(60) == 0
+    assert producer.flush(120) == 0
     bad: list[str] = []
     found = list(read_journal(site.connection, names, "c1", on_bad=lambda _record, why: bad.append(why)))
     assert found == [version(NOW - DAY_NS, "a")]
@@ -83,7 +83,7 @@ def test_what_retention_has_removed_is_a_gap_until_every_state_is_repeated(site:
     names = write(site, entries)
     place = TopicPartition(names.journal.name, 0, 2)
     admin = AdminClient(site.connection)
-    admin.delete_records([place])[place].result(30)
+    admin.delete_records([place])[place].result(120)
     gap, *rest = read_journal(site.connection, names)
     assert (gap.kind, gap.since_ns, gap.seen_ns) == (GAP, 0, entries[2].seen_ns + REPEATED_NS)
     assert rest == entries[2:]

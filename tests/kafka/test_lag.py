@@ -22,7 +22,7 @@ from tests.kafka.guarded import GuardedBroker
 from tests.kafka.site import make_again
 from tests.waiting import until
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
 _STALL_S = 1.0
 
@@ -31,9 +31,9 @@ def _topic(broker: str) -> str:
     """Make a topic of one partition with one record, and return its name."""
     name, connection = f"t{secrets.token_hex(4)}", {"bootstrap.servers": broker}
     admin, producer = AdminClient(connection), Producer(connection)
-    admin.create_topics([NewTopic(name, 1)])[name].result(30)
+    admin.create_topics([NewTopic(name, 1)])[name].result(120)
     producer.produce(name, b"1")
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     return name
 
 
@@ -58,7 +58,7 @@ def test_a_group_is_not_stalled_by_what_retention_has_removed(guarded: GuardedBr
     producer = Producer({**guarded.connection(), "log_level": 0})
     for number in range(10):
         producer.produce(topic, str(number))
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     committed = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 0, 5)])
     registry = CollectorRegistry()
     monitor = LagMonitor(load(KafkaSettings, env).connection(), _STALL_S, ProgressMetrics(registry))
@@ -69,14 +69,14 @@ def test_a_group_is_not_stalled_by_what_retention_has_removed(guarded: GuardedBr
 
     def is_committed() -> bool:
         # The broker's coordinator of groups may not be ready at first.
-        admin.alter_consumer_group_offsets([committed])[group].result(30)
+        admin.alter_consumer_group_offsets([committed])[group].result(120)
         return lag() == 5
 
     monitor.start(lambda: None)
     try:
         until(is_committed)
         until(lambda: "no progress" in (monitor.problem() or ""))
-        admin.delete_records([TopicPartition(topic, 0, 10)])[TopicPartition(topic, 0)].result(30)
+        admin.delete_records([TopicPartition(topic, 0, 10)])[TopicPartition(topic, 0)].result(120)
         until(lambda: lag() == 0)
         until(lambda: monitor.problem() is None)
     finally:
@@ -131,7 +131,7 @@ def test_a_group_that_kafka_refuses_leaves_the_other_groups_of_its_role_as_they_
     refused = guarded.allow(user, ResourceType.GROUP, f"{topic}.refused", AclOperation.READ)
     producer = Producer({**guarded.connection(), "log_level": 0})
     producer.produce(topic, b"1")
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     causes = [Cause("no right READ on the group", f"{topic}.refused")]
     metrics = ProgressMetrics(CollectorRegistry())
     monitor = LagMonitor(load(KafkaSettings, env).connection(), _STALL_S, metrics, lambda: causes)

@@ -79,7 +79,7 @@ def write_many(site: Site, pairs: Sequence[PairKey], cluster: str, hour: int) ->
         ones = np.ones(len(part), "u8")
         columns = {"place": np.arange(len(part)), "verdicts": ones, "packets": ones, "first": ones, "last": ones}
         producer.produce(topic, encode_counts(header, columns), counts_key(cluster, segment, hour, chunk))
-    assert producer.flush(60) == 0
+    assert producer.flush(120) == 0
 
 
 def iso(hour: float) -> str:

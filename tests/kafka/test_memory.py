@@ -13,7 +13,7 @@ from tests.docs.test_scale import rows
 from tests.kafka.site import Site
 from tests.kafka.test_inflating_records import peak_mib
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
 _SECOND = 1_000_000_000
 _INTERVALS = 100_000
@@ -43,7 +43,7 @@ def test_a_worker_that_starts_keeps_no_intervals_of_yesterday(site: Site) -> Non
                 break
             except BufferError:
                 producer.poll(0.1)
-    assert producer.flush(60) == 0
+    assert producer.flush(120) == 0
     service = site.start_enrich()
     assert service.metric("kubeweir_streams_address_interval_records_total") == _INTERVALS
     # The page states that much for as many intervals that are kept.

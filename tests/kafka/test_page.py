@@ -62,7 +62,7 @@ class Pages:
             flow = make_flow(number, **{"timestamp": when, "last_timestamp": when, "cluster": CLUSTER, **fields})
             self.producer.produce(self.topics.flows.name, msgspec.json.encode(flow), f"shop/{number}".encode())
             ids.append(flow.id)
-        assert self.producer.flush(60) == 0
+        assert self.producer.flush(120) == 0
         return ids
 
     def open(self, address: str = "", **context: Any) -> Tab:
@@ -161,7 +161,7 @@ def test_a_record_opens_with_why(pages: Pages) -> None:
     connection = msgspec.structs.replace(flow.connection, src_ip="10.0.0.1", dest_ip="10.0.0.2", dest_port=5432)
     value = msgspec.json.encode(msgspec.structs.replace(flow, connection=connection))
     pages.producer.produce(pages.topics.flows.name, value, b"shop/db-1", timestamp=at(500) // 1_000_000)
-    assert pages.producer.flush(60) == 0
+    assert pages.producer.flush(120) == 0
     tab = pages.open(f"?id={flow.id}")
     page = tab.page
     shown(page, flow.id).click()
@@ -283,7 +283,7 @@ def write_tallies(pages: Pages) -> None:
             tally=Tally(at=time.time_ns(), every=600, kernel=kernel, state=of_node),
         )  # fmt: skip
         pages.producer.produce(names.status.name, msgspec.json.encode(one), node.encode())
-    assert pages.producer.flush(60) == 0
+    assert pages.producer.flush(120) == 0
 
 
 def test_health_says_what_needs_somebody_and_what_to_do(pages: Pages) -> None:

@@ -86,7 +86,7 @@ def set_back(site: Site) -> None:
 
     def is_done() -> bool:
         try:
-            return bool(admin.alter_consumer_group_offsets([group])[group.group_id].result(10))
+            return bool(admin.alter_consumer_group_offsets([group])[group.group_id].result(120))
         except (KafkaException, TimeoutError):
             return False  # the broker has not noticed yet that the worker is gone
 
@@ -179,7 +179,7 @@ def forget_marks(site: Site) -> None:
 
     def is_done() -> bool:
         try:
-            admin.delete_consumer_groups([group])[group].result(10)
+            admin.delete_consumer_groups([group])[group].result(120)
         except (KafkaException, TimeoutError) as error:
             # The answer to the request before may have been late.
             return isinstance(error, KafkaException) and error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND

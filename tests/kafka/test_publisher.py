@@ -26,7 +26,7 @@ def raw(site: Site) -> Topic:
 
 def make_topic(site: Site, partitions: int, config: Mapping[str, str]) -> None:
     admin = AdminClient({"bootstrap.servers": site.broker})
-    admin.create_topics([NewTopic(raw(site).name, partitions, config=dict(config))])[raw(site).name].result(30)
+    admin.create_topics([NewTopic(raw(site).name, partitions, config=dict(config))])[raw(site).name].result(120)
 
 
 def publisher_of(site: Site, spool: Spool) -> Publisher:
@@ -117,7 +117,7 @@ def test_nothing_is_sent_to_a_topic_that_differs(site: Site) -> None:
     assert spool.unacked_batches == 1
     # Made anew, it is sent.
     admin = AdminClient({"bootstrap.servers": site.broker})
-    admin.delete_topics([raw(site).name])[raw(site).name].result(30)
+    admin.delete_topics([raw(site).name])[raw(site).name].result(120)
     publisher = publisher_of(site, spool_again := Spool(site.folder / "spool"))
     publisher.start()
     assert publisher.stop(60)

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from streams.kafka import connection
 from streams.kafka.reading import read_committed
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
 
 def test_what_retention_leaves_is_read_although_it_passed_the_offset_to_begin_at(
@@ -20,14 +20,14 @@ def test_what_retention_leaves_is_read_although_it_passed_the_offset_to_begin_at
 ) -> None:
     topic = f"t{secrets.token_hex(4)}"
     admin, producer = AdminClient({"bootstrap.servers": broker}), Producer({"bootstrap.servers": broker})
-    admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
+    admin.create_topics([NewTopic(topic, 1)])[topic].result(120)
     for number in range(10):
         producer.produce(topic, str(number))
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
 
     class Late(Consumer):  # type: ignore[misc]  # it has no types
         def assign(self, partitions: Any) -> None:
-            admin.delete_records([TopicPartition(topic, 0, 5)])[TopicPartition(topic, 0)].result(30)
+            admin.delete_records([TopicPartition(topic, 0, 5)])[TopicPartition(topic, 0)].result(120)
             super().assign(partitions)
 
     monkeypatch.setattr(connection, "Consumer", Late)

@@ -59,7 +59,7 @@ def probe(users: MountedUsers, tmp_path: Path) -> Iterator[_Probe]:
     made.stop()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_records_go_on_with_the_new_user_when_the_earlier_one_has_no_right_left(
     users: MountedUsers, site: Site, probe: _Probe, tmp_path: Path
 ) -> None:

@@ -41,7 +41,7 @@ class Probe(Exporter):
         self.topics = names.raw, names.endpoints
         made = [NewTopic(one.name, one.partitions, config=dict(one.config)) for one in self.topics]
         for future in guarded.admin.create_topics(made).values():
-            future.result(30)
+            future.result(120)
         self.user, self.env = guarded.user()
         if may_look:
             self._allow(AclOperation.DESCRIBE)

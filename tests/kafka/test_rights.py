@@ -88,7 +88,7 @@ def _made(guarded: GuardedBroker) -> Granted:
     prefix = f"t{secrets.token_hex(4)}"
     new = [NewTopic(one.name, one.partitions, config=dict(one.config)) for one in topics(prefix, 4)]
     for future in guarded.admin.create_topics(new).values():
-        future.result(30)
+        future.result(120)
     users = {principal: guarded.user() for principal in PRINCIPALS}
     acls = {right: _grant(guarded, users[right.principal][0], prefix, right) for right in RIGHTS}
     return Granted(guarded, prefix, {principal: env for principal, (_, env) in users.items()}, acls)
@@ -99,7 +99,7 @@ def _grant(guarded: GuardedBroker, user: str, prefix: str, right: Right) -> list
     return guarded.allow(user, _KINDS[right.resource], name, _OPERATIONS[right.operation], prefixed=right.prefixed)
 
 
-@pytest.mark.timeout(600)  # all services, and each command of readers one after another
+@pytest.mark.timeout(900)  # all services, and each command of readers one after another
 def test_everything_works_with_exactly_these_rights(granted: Granted, hook: Hook, tmp_path: Path) -> None:
     write_manifests(tmp_path / "manifests")
     administrator = granted.broker.connection()

@@ -66,11 +66,11 @@ def test_topics_are_made_as_the_route_says_and_take_what_it_matches(site: Site) 
     assert ids(team) == {f"r1-{number}" for number in range(600) if number // 100 % 3 == 0}
     assert {one.key() for one in team} == {b"shop"}
     admin = AdminClient({"bootstrap.servers": site.broker})
-    topics = admin.list_topics(timeout=10).topics
+    topics = admin.list_topics(timeout=120).topics
     assert len(topics[f"{site.prefix}.lines"].partitions) == 3
     assert f"{site.prefix}.other.shop" not in topics
     resource = ConfigResource(ResourceType.TOPIC, f"{site.prefix}.lines")
-    assert admin.describe_configs([resource])[resource].result(10)["retention.ms"].value == str(7 * 86_400_000)
+    assert admin.describe_configs([resource])[resource].result(120)["retention.ms"].value == str(7 * 86_400_000)
     routed = 'kubeweir_streams_routed_records_total{{outcome="{}",route="{}"}}'
     assert service.metric(routed.format("not_allowed", "others")) == 600
     assert service.metric(routed.format("routed", "teams")) == 200
@@ -126,7 +126,7 @@ def test_a_topic_that_cannot_be_made_stops_no_other_and_is_reported(site: Site) 
     # Kafka refuses a name that differs from an existing one by a dot or an underscore only.
     admin = AdminClient({"bootstrap.servers": site.broker})
     for future in admin.create_topics([NewTopic(f"{site.prefix}.tenant_shop", 1)]).values():
-        future.result(20)
+        future.result(120)
     path = write(
         site,
         route("tenants", "{}", "{topic: 'PREFIX.tenant.{namespace}', namespaces: ['*']}")
@@ -158,7 +158,7 @@ def test_topics_take_other_forms_and_what_kafka_refuses_of_them_stops_nothing(si
     names = [f"{site.prefix}.{form}" for form in FORMS]
     topics = [NewTopic(name, 1, config={"message.timestamp.before.max.ms": "3600000"}) for name in names]
     for future in admin.create_topics(topics).values():
-        future.result(20)
+        future.result(120)
     path = write(site, "".join(route(form, "{}", f"{{topic: PREFIX.{form}, form: {form}}}") for form in FORMS))
     service = site.start_enrich(WEIR_ROUTES=path)
     verdicts = make_rows(20)
@@ -187,5 +187,5 @@ def test_topics_take_other_forms_and_what_kafka_refuses_of_them_stops_nothing(si
 def test_a_wrong_file_at_the_start_ends_with_2(site: Site) -> None:
     path = write(site, route("one", "{}", "{topic: PREFIX.flows}"))
     service = site.start("enrich", WEIR_ROUTES=path)
-    assert service.process.wait(60) == 2
+    assert service.process.wait(240) == 2
     assert f"{path}:5: routes[0].outputs[0].kafka.topic: {site.prefix}.flows is one" in service.log.read_text()

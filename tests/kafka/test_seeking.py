@@ -25,7 +25,7 @@ def test_records_that_were_dropped_are_read_again(site: Site, committed: int | N
     producer = Producer(site.connection)
     for number in range(RECORDS):
         producer.produce(topic, b"%d" % number)
-    assert producer.flush(60) == 0
+    assert producer.flush(120) == 0
 
     async def scenario() -> list[bytes]:
         place = TopicPartition(topic, 0)

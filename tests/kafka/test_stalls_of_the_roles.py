@@ -30,11 +30,11 @@ from tests.pages import page_of
 from tests.services.queries import RULES
 from tests.services.test_prometheus import Prometheus
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
 _LAG_OF_FILE = re.compile(r'^kubeweir_streams_group_lag_records\{group="[^"]*sink\.file"\} 0\.0$', re.MULTILINE)
 _STALL_S = 4
-_PATIENCE_S = 150
+_PATIENCE_S = 240
 """Six processes may be starting at the same time, on few cores."""
 _KILLED = re.compile(r'"exit_code": (-\d+)')
 _ID = re.compile(r'"id":"(r1-\d+)"')
@@ -81,7 +81,7 @@ class Roles:
         """Return a page of a role or of all, whatever its status; what went wrong if there is none."""
         port = self.first_port + (PORTS | {"all": len(ROLES)})[role]
         try:
-            status, text = page_of(port, path)
+            status, text = page_of(port, path, 5)
         except OSError as error:
             return f"no answer: {error}"
         return text if status == 200 else f"{status} {text}"

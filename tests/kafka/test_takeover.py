@@ -51,7 +51,7 @@ def delete_all(site: Site) -> None:
     topic = f"{site.prefix}.verdicts.raw"
     for partition in range(4):
         for future in admin.delete_records([TopicPartition(topic, partition, -1)]).values():
-            future.result(10)
+            future.result(120)
 
 
 def test_verdicts_that_vanish_while_no_worker_reads_are_a_gap(site: Site) -> None:
@@ -126,7 +126,7 @@ def test_what_cannot_be_known_is_reported_as_unknown(site: Site) -> None:
         request = ConsumerGroupTopicPartitions(f"{site.prefix}.c1.enrich", places)
         answer = admin.alter_consumer_group_offsets([request])[request.group_id]
         try:
-            return not any(one.error for one in answer.result(10).topic_partitions)
+            return not any(one.error for one in answer.result(120).topic_partitions)
         except Exception:
             return False
 

@@ -32,7 +32,7 @@ from tests.pages import page_of
 from tests.probe.export.spooling import append
 from tests.waiting import until
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
 STALL_S, ALLOWED_S = 8.0, 24.0
 VERDICTS = 10

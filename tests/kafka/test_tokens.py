@@ -52,7 +52,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     made.close()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_records_go_on_over_several_tokens(guarded: GuardedBroker, site: Site, spool: Spool, tmp_path: Path) -> None:
     output, given = tmp_path / "flows.log", 0
     probe_env = _allowed(guarded, site.prefix)

@@ -100,7 +100,7 @@ def _publish_intervals(site: Site) -> None:
     for cluster in ("c1", "c2"):
         old = make_interval(f"old-of-{cluster}", "10.0.0.99", time.time_ns() - 100 * S, cluster=cluster)
         producer.produce(f"{site.prefix}.endpoints", encode_interval(old), old.key)
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
 
 
 def test_each_cluster_takes_its_own_in_every_role(pair: tuple[OneCluster, OneCluster]) -> None:

@@ -30,7 +30,7 @@ class Ear:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self._socket.bind((device, _ALL))
 
-    def frames_until(self, last: Callable[[bytes], bool], seconds: float = 10) -> list[bytes]:
+    def frames_until(self, last: Callable[[bytes], bool], seconds: float = 60) -> list[bytes]:
         """Return the frames that arrived up to the one for which ``last`` is true. Raises TimeoutError."""
         found: list[bytes] = []
         deadline = time.monotonic() + seconds
@@ -43,7 +43,7 @@ class Ear:
             if last(frame):
                 return found
 
-    def heard(self, marks: list[bytes], last: bytes, seconds: float = 10) -> list[bytes]:
+    def heard(self, marks: list[bytes], last: bytes, seconds: float = 60) -> list[bytes]:
         """Return which of the marks arrived, up to ``last``, which must arrive. Raises TimeoutError."""
         frames = self.frames_until(lambda frame: last in frame, seconds)
         return [mark for mark in marks if any(mark in frame for frame in frames)]

@@ -223,7 +223,7 @@ def test_the_agent_reads_older_connections_when_it_attaches(rig: Rig, tmp_path: 
         agent = start(rig, cluster, tmp_path)
         agent.start(5.0)
         try:
-            assert agent.adoption.wait(20)
+            assert agent.adoption.wait(120)
             assert speak(ends, "server") == [True, True]
         finally:
             agent.stop()
@@ -247,7 +247,7 @@ def test_older_connections_that_find_no_place_are_counted_and_looked_up_later(
             full.setattr("probe.kernel.adopted_connections.store_connection", lambda *_: False)
             agent = start(rig, cluster, tmp_path)
             agent.start(5.0)
-            assert agent.adoption.wait(20)
+            assert agent.adoption.wait(120)
         try:
             assert agent.adoption.lookups["failed"] == 2, "an entry at each end"
             assert "the table has no place for older connections" in capsys.readouterr().out

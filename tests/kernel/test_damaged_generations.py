@@ -48,7 +48,7 @@ def check_policy(own: Rig) -> None:
     assert description.read(own.maps.folder) == (description.OWN, own.sizes)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("own", "damages"), [("tcx", DAMAGES[::2]), ("clsact", DAMAGES[1::2])], indirect=["own"], ids=["tcx", "clsact"]
 )

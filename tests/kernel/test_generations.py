@@ -27,7 +27,7 @@ def pods(own: Rig) -> tuple[Space, Space]:
 _OTHER_RING = {"RING_BYTES": 1 << 21, "DENIED_FLOWS": 8192, "ENDPOINTS": 512}
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("own", "family", "sizes"),
     [

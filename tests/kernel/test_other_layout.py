@@ -60,7 +60,7 @@ def test_fields_are_found_by_name() -> None:
     assert (converted(there, VERDICT) == values).all()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("own", "family"), [("tcx", 4), ("clsact", 6)], indirect=["own"])
 def test_another_layout_takes_over_under_traffic_and_back(own: Rig, family: int, tmp_path: Path) -> None:
     client, server = make_pods(own)
