@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from functools import partial
 from typing import Any, Final
 
@@ -31,7 +31,7 @@ COPIES: Final = {
 """Files of the chart, and where they come from. A chart cannot read files outside of its folder."""
 
 
-def files(settings: set[str]) -> dict[str, Callable[[], str]]:
+def files(settings: Set[str]) -> dict[str, Callable[[], str]]:
     """Return what makes each file, by its path. ``settings`` has the names of all settings."""
     return {
         **{path: (ROOT / origin).read_text for path, origin in COPIES.items()},
@@ -49,7 +49,7 @@ def _prometheus_rule() -> str:
     return head + "".join(f"  {line}\n" if line else "\n" for line in lines)
 
 
-def _schema(settings: set[str]) -> str:
+def _schema(settings: Set[str]) -> str:
     schema = json.loads((ROOT / _SCHEMA).read_text())
     schema["properties"]["settings"]["propertyNames"]["enum"] = sorted(settings - set(_variables_of_containers()))
     return json.dumps(schema, indent=2) + "\n"

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 from unittest.mock import MagicMock
 
@@ -57,9 +58,10 @@ SETTINGS: Final = (probe.settings.Settings, streams.settings.Settings, streams.c
 """The settings classes of all programs."""
 
 
-def settings_variables() -> set[str]:
+@cache
+def settings_variables() -> frozenset[str]:
     """The names of all settings of all programs."""
-    return {one.variable for cls in SETTINGS for one in described(cls)}
+    return frozenset(one.variable for cls in SETTINGS for one in described(cls))
 
 
 def settings_page() -> str:
@@ -120,6 +122,7 @@ class Family:
     text: str
 
 
+@cache
 def families() -> dict[str, list[Family]]:
     """Heading to the families of one service or role."""
     ports = {role: 9702 + number for role, number in PORTS.items()}
@@ -137,9 +140,11 @@ def families() -> dict[str, list[Family]]:
     }
 
 
-def metric_names() -> set[str]:
+@cache
+def metric_names() -> frozenset[str]:
     """The names of all metrics of ours as a scrape shows them."""
-    return {family.name for found in families().values() for family in found if family.name.startswith("kubeweir_")}
+    every = (family.name for found in families().values() for family in found)
+    return frozenset(name for name in every if name.startswith("kubeweir_"))
 
 
 def metrics_page() -> str:

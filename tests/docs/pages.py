@@ -6,7 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
@@ -30,12 +30,13 @@ class Page:
         """The path from the repository's root."""
         return str(self.path.relative_to(ROOT))
 
-    @property
+    @cached_property
     def prose(self) -> str:
         """The text without fenced and indented code blocks."""
         return re.sub(r"(?m)(?:\A|(?<=\n\n))(?: {4}[^\n]*\n)+", "\n", _FENCE.sub("", self.text))
 
-    def anchors(self) -> set[str]:
+    @cached_property
+    def anchors(self) -> frozenset[str]:
         """The anchors of the headings, as GitHub makes them."""
         found: set[str] = set()
         for _, title in _HEADING.findall(self.prose):
@@ -47,15 +48,17 @@ class Page:
                 name = f"{anchor}-{number}"
                 number += 1
             found.add(name)
-        return found
+        return frozenset(found)
 
-    def links(self) -> list[str]:
+    @cached_property
+    def links(self) -> tuple[str, ...]:
         """The targets of all links and pictures."""
-        return _LINK.findall(_CODE.sub("", self.prose))
+        return tuple(_LINK.findall(_CODE.sub("", self.prose)))
 
-    def code(self) -> list[str]:
+    @cached_property
+    def code(self) -> tuple[str, ...]:
         """What stands in backticks in the prose."""
-        return _CODE.findall(self.prose)
+        return tuple(_CODE.findall(self.prose))
 
     def blocks(self, language: str) -> list[str]:
         """The fenced blocks of one language."""

@@ -26,7 +26,7 @@ def _targets() -> set[str]:
 
 
 def _has_anchor(path: Path, anchor: str) -> bool:
-    return not anchor or path.suffix != ".md" or anchor in page(str(path.relative_to(ROOT))).anchors()
+    return not anchor or path.suffix != ".md" or anchor in page(str(path.relative_to(ROOT))).anchors
 
 
 def _is_there(one: Page, text: str) -> bool:
@@ -37,7 +37,7 @@ def _is_there(one: Page, text: str) -> bool:
 @pytest.mark.parametrize("one", pages(), ids=lambda one: one.name)
 def test_every_link_leads_somewhere(one: Page) -> None:
     wrong = []
-    for link in one.links():
+    for link in one.links:
         target, _, anchor = link.partition("#")
         if re.match(r"[a-z]+:", target):
             continue
@@ -50,7 +50,7 @@ def test_every_link_leads_somewhere(one: Page) -> None:
 
 @pytest.mark.parametrize("one", [one for one in pages() if one.name not in _OLD_NAMES], ids=lambda one: one.name)
 def test_every_path_in_backticks_is_there(one: Page) -> None:
-    named = {text.split()[0] for text in one.code() if _PATH.match(text.split()[0])}
+    named = {text.split()[0] for text in one.code if _PATH.match(text.split()[0])}
     wrong = sorted(text for text in named if "<" not in text and not _is_there(one, text))
     assert not wrong
 
@@ -62,7 +62,7 @@ def test_every_setting_that_is_named_exists(one: Page) -> None:
 
 @pytest.mark.parametrize("one", pages(), ids=lambda one: one.name)
 def test_every_make_target_that_is_named_exists(one: Page) -> None:
-    named = {text.split()[1] for text in one.code() if re.match(r"make [a-z]", text)}
+    named = {text.split()[1] for text in one.code if re.match(r"make [a-z]", text)}
     named |= set(re.findall(r"(?m)^ {4}make ([a-z][a-z0-9-]*)", one.text))
     assert named - _targets() == set()
 
@@ -81,7 +81,7 @@ def test_every_component_can_be_added_as_it_says() -> None:
 def test_every_page_of_docs_is_linked_from_another() -> None:
     linked = set()
     for one in pages():
-        for link in one.links():
+        for link in one.links:
             target = (one.path.parent / link.partition("#")[0]).resolve()
             linked |= {target, target / "README.md"} - {one.path}
     lost = [one.name for one in pages() if one.name.startswith("docs/") and one.path not in linked]
