@@ -10,6 +10,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from enrich.sources.gc_pause import gc_paused
 from tests import attachments
 from tests.overdue import Overdue
 from tests.programs import use_for_services
@@ -32,6 +33,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     use_for_services()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Pause Python's garbage collector while the tests are collected: it would search all that lives as long as the
+    process, again and again, in each of the processes of `make test`."""
+    with gc_paused():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)
