@@ -35,6 +35,10 @@ class InvalidObjectError(ValueError):
         self.message = message
 
 
+class UnknownFieldError(InvalidObjectError):
+    """The kind of the object has no such field."""
+
+
 class UnknownOptionError(InvalidObjectError):
     """None of the fields that are known is set, where one must be: a newer API may have one more."""
 

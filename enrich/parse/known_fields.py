@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from enrich.parse.cursor import InvalidObjectError
+from enrich.parse.cursor import InvalidObjectError, UnknownFieldError
 from enrich.parse.spelling import no_such_field
 
 Fields = Mapping[str, "Fields | None"]
@@ -52,13 +52,21 @@ _SERVICE: Final = _fields(
     "trafficDistribution type",
     ports=_fields("appProtocol name nodePort port protocol targetPort"),
 )
+_SELECTOR: Final = _fields("matchLabels", matchExpressions=_fields("key operator values"))
+_TEMPLATE: Final = _fields("", metadata=_METADATA, spec=_POD)
 _JOB: Final = _fields(
     "activeDeadlineSeconds backoffLimit backoffLimitPerIndex completionMode completions managedBy manualSelector "
-    "maxFailedIndexes parallelism podFailurePolicy podReplacementPolicy scheduling selector successPolicy suspend "
-    "template ttlSecondsAfterFinished"
+    "maxFailedIndexes parallelism podFailurePolicy podReplacementPolicy scheduling successPolicy suspend "
+    "ttlSecondsAfterFinished",
+    selector=_SELECTOR,
+    template=_TEMPLATE,
 )
 
-_SELECTOR: Final = _fields("matchLabels", matchExpressions=_fields("key operator values"))
+
+def _controller(names: str) -> Fields:
+    return _fields(names, selector=_SELECTOR, template=_TEMPLATE)
+
+
 _PEER: Final = _fields(
     "", podSelector=_SELECTOR, namespaceSelector=_SELECTOR, ipBlock=_fields("cidr except")
 )  # fmt: skip
@@ -103,8 +111,19 @@ _SPECS: Final[Mapping[str, Fields]] = {
     "Namespace": _fields("finalizers"),
     "Node": _NODE,
     "Service": _SERVICE,
-    "ReplicaSet": _fields("minReadySeconds replicas selector template"),
+    "ReplicaSet": _controller("minReadySeconds replicas"),
+    "Deployment": _controller("minReadySeconds paused progressDeadlineSeconds replicas revisionHistoryLimit strategy"),
+    "StatefulSet": _controller(
+        "minReadySeconds ordinals persistentVolumeClaimRetentionPolicy podManagementPolicy replicas "
+        "revisionHistoryLimit serviceName updateStrategy volumeClaimTemplates"
+    ),
+    "DaemonSet": _controller("minReadySeconds revisionHistoryLimit updateStrategy"),
     "Job": _JOB,
+    "CronJob": _fields(
+        "concurrencyPolicy failedJobsHistoryLimit schedule startingDeadlineSeconds successfulJobsHistoryLimit suspend "
+        "timeZone",
+        jobTemplate=_fields("", metadata=_METADATA, spec=_JOB),
+    ),
     "NetworkPolicy": _NETWORK_POLICY,
     "ClusterNetworkPolicy": _CLUSTER_NETWORK_POLICY,
     "AdminNetworkPolicy": _ADMIN_POLICY,
@@ -138,6 +157,6 @@ def _unknown(path: str, value: Any, known: Fields | None) -> Iterator[InvalidObj
         for name, below in value.items():
             at = f"{path}.{name}" if path else str(name)
             if name not in known:
-                yield InvalidObjectError(at, no_such_field(str(name), known))
+                yield UnknownFieldError(at, no_such_field(str(name), known))
             else:
                 yield from _unknown(at, below, known[name])

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from enrich.model import Object
-from enrich.parse.cursor import InvalidObjectError
+from enrich.parse.cursor import InvalidObjectError, UnknownFieldError
 from enrich.parse.known_fields import unknown_fields
 from enrich.parse.metadata import MODE
 from enrich.parse.objects import API_VERSIONS, READ, parse
@@ -67,7 +67,7 @@ def _unknown_annotations(document: Mapping[str, Any]) -> list[InvalidObjectError
     if not isinstance(annotations, Mapping):
         return []
     return [
-        InvalidObjectError(f"metadata.annotations[{name}]", f"there is no such annotation; did you mean {MODE}?")
+        UnknownFieldError(f"metadata.annotations[{name}]", f"there is no such annotation; did you mean {MODE}?")
         for name in annotations
         if str(name).startswith(_OWN_PREFIX) and name != MODE
     ]

@@ -81,7 +81,7 @@ def _pod(root: Field) -> Pod:
         node=sys.intern(spec["nodeName"].text("")),
         host_network=spec["hostNetwork"].boolean(),
         terminated=status["phase"].text("") in ("Succeeded", "Failed"),
-        ports=tuple(_container_ports(spec)),
+        ports=tuple(port for port in container_ports(spec) if port.name),
         owner=owner_of(root),
         started_ns=_started(status),
         acknowledged_ns=_nanoseconds(status["startTime"]),
@@ -89,8 +89,9 @@ def _pod(root: Field) -> Pod:
     )
 
 
-def _container_ports(spec: Field) -> list[NamedPort]:
-    """Parse the named ports of containers, also of sidecars: init containers with restartPolicy Always."""
+def container_ports(spec: Field) -> list[NamedPort]:
+    """Parse the ports of containers, also of sidecars: init containers with restartPolicy Always. The name of a port
+    that has none is empty."""
     found = []
     containers = list(spec["containers"].items())
     containers += [c for c in spec["initContainers"].items() if c["restartPolicy"].value == "Always"]
@@ -98,8 +99,7 @@ def _container_ports(spec: Field) -> list[NamedPort]:
         for port in container["ports"].items():
             number = port["containerPort"].survey(Field.port) or 0
             protocol = Protocol[port["protocol"].choice("TCP", "UDP", "SCTP", default="TCP")]
-            if port["name"].is_set:
-                found.append(NamedPort(port["name"].text(), number, protocol))
+            found.append(NamedPort(port["name"].text(""), number, protocol))
     return found
 
 

@@ -36,6 +36,30 @@ def _mark(node: yaml.Node, steps: Steps, lines: dict[Steps, int], seen: set[int]
             yield from _mark(value, (*steps, index), lines, seen)
 
 
+def expanded_size(node: yaml.Node) -> int:
+    """Return how many values a document has when each alias is replaced with what it stands for.
+
+    A text of ten lines can stand for billions of values. Raises ValueError if a value contains itself."""
+    return _expanded(node, {}, set())
+
+
+def _expanded(node: yaml.Node, known: dict[int, int], open_nodes: set[int]) -> int:
+    size = known.get(id(node))
+    if size is not None:
+        return size
+    if id(node) in open_nodes:
+        raise ValueError(f"line {node.start_mark.line + 1}: an alias stands for a value that contains the alias")
+    open_nodes.add(id(node))
+    size = 1
+    if isinstance(node, yaml.MappingNode):
+        size += sum(_expanded(below, known, open_nodes) for pair in node.value for below in pair)
+    elif isinstance(node, yaml.SequenceNode):
+        size += sum(_expanded(value, known, open_nodes) for value in node.value)
+    open_nodes.remove(id(node))
+    known[id(node)] = size
+    return size
+
+
 def line_of(lines: dict[Steps, int], steps: Steps) -> int:
     """Return the line of a field; if it is missing, that of the field that should have it."""
     while steps and steps not in lines:

@@ -16,7 +16,8 @@ import structlog
 from enrich.index.cluster import Cluster, group_by_kind
 from enrich.model import Object
 from enrich.runtime.folder import FolderWatch
-from enrich.sources.manifest_files import ManifestError, manifest_files, read_folder
+from enrich.sources.manifest_documents import ManifestError, manifest_files
+from enrich.sources.manifest_files import read_folder
 from enrich.sources.source import SourceError
 from enrich.sources.versions import UNKNOWN, Observer
 

@@ -42,7 +42,8 @@ def cluster_id_finder(setting: str) -> FindClusterId:
 
 
 def _in_folder(folder: Path) -> FindClusterId:
-    from enrich.sources.manifest_files import ManifestError, read_folder  # noqa: PLC0415 - one source's libraries, not both
+    from enrich.sources.manifest_documents import ManifestError  # noqa: PLC0415 - one source's libraries, not both
+    from enrich.sources.manifest_files import read_folder  # noqa: PLC0415 - as above
 
     def find() -> str:
         try:

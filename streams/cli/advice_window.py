@@ -21,7 +21,7 @@ from enrich.history.timeline import Timeline
 from enrich.policy.matching import PolicyView
 from enrich.runtime.console import leave_stdout
 from enrich.runtime.settings import SettingsError
-from enrich.sources.manifest_files import ManifestError
+from enrich.sources.manifest_documents import ManifestError
 from enrich.wire.pair import HOUR_NS, Pair
 from enrich.wire.pair_records import SECOND_NS
 from enrich.wire.topics import Topics
@@ -29,7 +29,7 @@ from streams.cli.kafka_failure import needs_to_read, say_why
 from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
 from streams.cli.pairs_reading import NO_LIMITS, Limits, PairsReading, not_counted, read_pairs
 from streams.cli.past import Past, load_past, parse_pod_cidrs
-from streams.cli.terminal import printable
+from streams.cli.terminal import printable, say
 from streams.kafka.connection import Connection, ReadError
 from streams.observing.observe import parse_window
 from streams.settings import Settings
@@ -224,12 +224,6 @@ def refuse_files(error: ManifestError) -> NoReturn:
     """Say what is wrong with the files of a command, each problem on a line of its own, and exit."""
     say(error.problems)
     sys.exit(WRONG)
-
-
-def say(notes: Sequence[str]) -> None:
-    """Print notes for people on standard error. Names in them come from the cluster."""
-    for note in notes:
-        click.echo(f"weir: {printable(note)}", err=True)
 
 
 def _open(

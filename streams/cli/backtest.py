@@ -15,9 +15,11 @@ from enrich.history.moments import moment
 from enrich.model import POLICY_API_VERSIONS, NetworkPolicy, Policy
 from enrich.parse.spelling import nearest
 from enrich.render.template import PROTOCOLS
-from enrich.sources.manifest_files import read_files
+from enrich.sources.manifest_documents import ManifestError
+from enrich.sources.repository import read_repository, skipped_text
 from enrich.wire.pair import PairEnd
 from enrich.wire.references import PolicyRef
+from streams.cli.terminal import say
 
 KINDS: Final = tuple(kind.__name__ for kind in POLICY_API_VERSIONS)
 _ICMP: Final = (1, 58)
@@ -30,7 +32,7 @@ class ChangeError(ValueError):
 
 
 def read_change(files: Sequence[Path], deleted: Iterable[str], *, replace_all: bool) -> Change:
-    """Return the change. Raises :class:`enrich.sources.manifest_files.ManifestError`, :class:`ChangeError`."""
+    """Return the change. Raises :class:`enrich.sources.manifest_documents.ManifestError`, :class:`ChangeError`."""
     policies = read_policies(files)
     names = frozenset(map(_named, deleted))
     both = names & {(type(one).__name__, one.key.namespace, one.name) for one in policies}
@@ -52,8 +54,20 @@ def check_within(change: Change, namespace: str) -> None:
 
 
 def read_policies(files: Sequence[Path]) -> tuple[Policy, ...]:
-    """Return the policies of files and folders. Raises :class:`enrich.sources.manifest_files.ManifestError`."""
-    return tuple(one for one in read_files(files, KINDS) if isinstance(one, Policy))
+    """Return the policies of files and folders (``-``: of standard input), and say what was not read. Raises
+    :class:`enrich.sources.manifest_documents.ManifestError`, also if there is no policy."""
+    found = read_repository(files, KINDS)
+    policies = tuple(one for one in found.objects.values() if isinstance(one, Policy))
+    if found.problems:
+        raise ManifestError(found.problems)
+    if files and not policies:
+        # It must not count as a change that deletes everything.
+        there = f"only {skipped_text(found.skipped)}" if found.skipped else "and nothing else"
+        raise ManifestError([f"{', '.join(map(str, files))}: there is no policy, {there}"])
+    say([f"{place}: {text}: {todo}" for place, text, todo in found.unrendered])
+    if found.skipped:
+        say([f"not read, because only policies are: {skipped_text(found.skipped)}"])
+    return policies
 
 
 def _named(text: str) -> tuple[str, str, str]:

@@ -16,18 +16,17 @@ from enrich.history.change import Change
 from enrich.history.comparing import Comparer
 from enrich.history.judging import DENY
 from enrich.history.moments import moment
-from enrich.sources.manifest_files import ManifestError
+from enrich.sources.manifest_documents import ManifestError
 from streams.cli.advice_window import (
     Window,
     exit_code,
     refuse_files,
     run_in_window,
-    say,
     strict_option,
     window_options,
 )
 from streams.cli.backtest import ChangeError, as_json, check_within, lines, read_change
-from streams.cli.terminal import PipeConsole, printable, progress_removed, show_progress
+from streams.cli.terminal import PipeConsole, printable, progress_removed, say, show_progress
 
 
 @click.command()

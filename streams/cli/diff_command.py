@@ -20,21 +20,20 @@ from enrich.history.moments import moment
 from enrich.history.profile import all_left_out
 from enrich.model import NetworkPolicy, Policy, Protocol
 from enrich.policy.matching import Direction, PolicyView
-from enrich.sources.manifest_files import ManifestError
+from enrich.sources.manifest_documents import ManifestError
 from streams.cli.advice_window import (
     CannotSayError,
     Window,
     exit_code,
     refuse_files,
     run_in_window,
-    say,
     strict_option,
     window_options,
 )
 from streams.cli.backtest import read_policies
 from streams.cli.recommended_json import counts, ends
 from streams.cli.recommended_text import Frame, evidence_text, question_text
-from streams.cli.terminal import listed, printable
+from streams.cli.terminal import listed, printable, say
 
 CLUSTER: Final = "cluster"
 _MAX_NAMED: Final = 8

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from enrich.explain.explanation import ALLOW, AUDIT, DENY, Explanation, explain_connection
@@ -19,7 +20,9 @@ from enrich.model import POLICY_API_VERSIONS, Namespace
 from enrich.policy.matching import PolicyView
 from enrich.runtime.settings import setting
 from enrich.sources.factory import make_source
+from enrich.sources.manifest_documents import ManifestError
 from enrich.sources.source import SourceError
+from streams.cli.explain_files import explain_files
 
 CANNOT_SAY: Final = 2
 EXITS: Final = {ALLOW: 0, AUDIT: 0, DENY: 1}
@@ -35,7 +38,7 @@ class Settings:
     """What `weir explain` reads from the environment."""
 
     source: str = setting("WEIR_SOURCE", "kubernetes")
-    """Where pods and policies come from: kubernetes, or manifests:FOLDER."""
+    """Where pods and policies come from: kubernetes, or manifests:FOLDER (- for standard input)."""
     timeout_s: float = setting("WEIR_EXPLAIN_SECONDS", 15.0)
     """How many seconds the API server may take to list everything."""
 
@@ -47,6 +50,12 @@ class UnreadableError(Exception):
 def ask(settings: Settings, source: str, destination: str) -> Explanation:
     """Return the answer. Raises :class:`enrich.explain.query.QuerySyntaxError`, :class:`UnreadableError`."""
     ends = parse_source(source), parse_destination(destination)
+    kind, _, folder = settings.source.partition(":")
+    if kind == "manifests" and folder:
+        try:
+            return explain_files(Path(folder), *ends)
+        except ManifestError as error:
+            raise UnreadableError(str(error)) from error
     return explain_in(*read_cluster(settings), *ends)
 
 
@@ -68,7 +77,6 @@ def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:
         source = make_source(settings.source, cluster)
         source.start()
     except SourceError as error:
-        # One that names a folder already has followed this hint.
         hint = ". Or give --source manifests:FOLDER" if settings.source == "kubernetes" else ""
         raise UnreadableError(f"{error}{hint}") from error
     deadline = time.monotonic() + settings.timeout_s

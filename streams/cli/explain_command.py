@@ -28,7 +28,7 @@ from streams.cli.terminal import PipeConsole
 @click.option("--at", "at", help="Ask the policies of then: 90s, 5m, 2h, 3d ago, or an RFC 3339 time.")
 @click.option("--since", default="1d", show_default=True, help="From when on the record of an id is looked for.")
 @click.option("--until", help="Up to when it is looked for, in the same forms. [now]")
-@click.option("--source", "origin", help="kubernetes, or manifests:FOLDER [WEIR_SOURCE, else kubernetes]")
+@click.option("--source", "origin", help="kubernetes, or manifests:FOLDER (- for stdin) [WEIR_SOURCE, else kubernetes]")
 @click.option("--timeout", type=click.FloatRange(0), help="Seconds for the API server [WEIR_EXPLAIN_SECONDS, else 15]")
 @cluster_option
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -42,6 +42,9 @@ def explain(source: str, destination: str | None, origin: str | None, timeout: f
     DESTINATION  NAMESPACE/POD:PORT, ADDRESS:PORT or [V6ADDRESS]:PORT; PORT is a number or a name of the pod's;
                  behind it /UDP or /SCTP (TCP unless you say so); NAMESPACE/POD/ICMP for ICMP
     RECORD-ID    the id of a record, alone: what policies said when it was made
+
+    In a folder of manifests, NAMESPACE/NAME of a Deployment (or another workload) stands for its pods. Addresses of
+    pods are invented there; if the answer depends on them, it cannot say.
 
     With --at or an id, the journal on Kafka answers, and says what has changed since. Times are UTC.
 

@@ -21,6 +21,7 @@ _MODULES: Final = {
     "recommend": "recommend_command",
     "policies": "policies_command",
     "diff": "diff_command",
+    "check": "check_command",
     "verify": "verify_command",
     "sql": "sql_command",
     "routes": "routes",

@@ -13,9 +13,9 @@ from enrich.history.advice.usage import PolicyUse, RuleUse, Uses, usage
 from enrich.history.moments import moment
 from enrich.model import NetworkPolicy
 from enrich.wire.references import PolicyRef
-from streams.cli.advice_window import Window, run_in_window, say, window_options
+from streams.cli.advice_window import Window, run_in_window, window_options
 from streams.cli.policy_yaml import policy_yaml
-from streams.cli.terminal import listed, printable, table_lines
+from streams.cli.terminal import listed, printable, say, table_lines
 
 _HEADINGS: Final = ("POLICY", "RULE", "SELECTS", "ALLOWED", "DENIED", "AUDITED", "LAST MATCH", "STATE")
 _MAX_NAMED: Final = 3

@@ -20,9 +20,10 @@ from enrich.history.stand_ins import Known
 from enrich.model import NetworkPolicy
 from enrich.parse.manifest import read_manifest
 from enrich.policy.matching import PolicyView
-from streams.cli.advice_window import CANNOT_SAY, CannotSayError, Window, run_in_window, say, window_options
+from streams.cli.advice_window import CANNOT_SAY, CannotSayError, Window, run_in_window, window_options
 from streams.cli.recommended_json import Json, as_json
 from streams.cli.recommended_text import Frame, UnfaithfulError, as_yaml, proof_lines, read_back
+from streams.cli.terminal import say
 
 UNPROVEN: Final = 1
 

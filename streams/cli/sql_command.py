@@ -19,11 +19,11 @@ from enrich.history.pair_hours import TooManyPairsError
 from enrich.runtime.console import leave_stdout
 from enrich.runtime.settings import SettingsError
 from enrich.wire.topics import Topics
-from streams.cli.advice_window import CANNOT_SAY, CannotSayError, say
+from streams.cli.advice_window import CANNOT_SAY, CannotSayError
 from streams.cli.kafka_failure import needs_to_read, say_why
 from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
 from streams.cli.sql.columns import TABLES
-from streams.cli.terminal import printable, table_lines
+from streams.cli.terminal import printable, say, table_lines
 from streams.kafka.connection import Connection, ReadError
 from streams.observing.observe import parse_duration, parse_window
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+import click
 from rich.console import Console
 
 INTERRUPTED: Final = 130
@@ -59,3 +60,9 @@ def progress_removed() -> Iterator[None]:
         if sys.stderr.isatty():
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
+
+
+def say(notes: Sequence[str]) -> None:
+    """Print notes for people on standard error. Names in them come from the cluster."""
+    for note in notes:
+        click.echo(f"weir: {printable(note)}", err=True)

@@ -14,10 +14,10 @@ from rich.text import Text
 from enrich.history.moments import moment
 from enrich.history.record_question import Outcome
 from enrich.runtime.settings import SettingsError
-from streams.cli.advice_window import CANNOT_SAY, CannotSayError, end_with, say
+from streams.cli.advice_window import CANNOT_SAY, CannotSayError, end_with
 from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
 from streams.cli.past import Past
-from streams.cli.terminal import PipeConsole, printable
+from streams.cli.terminal import PipeConsole, printable, say
 from streams.cli.verify_shares import (
     MAX_PROCESSES,
     WORTH_A_PROCESS,

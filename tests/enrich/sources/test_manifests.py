@@ -13,7 +13,8 @@ from enrich.index.cluster import Cluster
 from enrich.model import Name, NetworkPolicy, Pod
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.sources.factory import make_source, start_source
-from enrich.sources.manifest_files import ManifestError, read_folder
+from enrich.sources.manifest_documents import ManifestError
+from enrich.sources.manifest_files import read_folder
 from enrich.sources.manifests import ManifestSource
 from enrich.sources.source import SourceError
 from tests.waiting import until

@@ -61,11 +61,12 @@ def test_files_and_folders_are_read_with_every_kind_of_policy(tmp_path: Path) ->
             POLICY.replace("/v1", "/v2"),
             "document 1 (line 2): apiVersion: NetworkPolicy must be networking.k8s.io/v1, is",
         ),
-        ("kind: Namespace\napiVersion: v1\nmetadata: {name: a}\n", "document 1 (line 1): kind: is Namespace, but only"),
+        ("kind: Namespace\napiVersion: v1\nmetadata: {name: a}\n", "there is no policy, only 1 Namespace"),
+        (POLICY.replace("kind: Net", "kind: Nett"), "did you mean NetworkPolicy?"),
         (POLICY + "---\n" + POLICY, "document 2 (line 8): NetworkPolicy shop/db is also in"),
         ("{", "is not valid YAML"),
         ("", "is empty"),
-        ("[]", "document 1 (line 1): must be an object"),
+        ("[]", "there is no policy, only 1 without apiVersion and kind"),
     ],
 )
 def test_a_file_that_the_api_would_refuse_is_named_with_document_and_field(
@@ -77,6 +78,13 @@ def test_a_file_that_the_api_would_refuse_is_named_with_document_and_field(
     assert done.exit_code == 2
     assert f"weir: {file}" in done.stderr
     assert expected in done.stderr
+
+
+def test_other_kinds_beside_policies_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deployment = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {anything: 1}\n"
+    (tmp_path / "all.yaml").write_text(POLICY + deployment)
+    assert [one.name for one in read_change([tmp_path], [], replace_all=False).policies] == ["db"]
+    assert capsys.readouterr().err == "weir: not read, because only policies are: 1 Deployment\n"
 
 
 @pytest.mark.parametrize(

@@ -210,3 +210,54 @@ def test_a_reader_that_goes_away_changes_no_verdict() -> None:
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+REPOSITORY = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec: {template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: none}]}}}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db, namespace: shop}
+spec: {template: {metadata: {labels: {app: db}}, spec: {containers: [{name: c, image: none}]}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: any}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress:
+  - {from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 5432}]}
+  - {from: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{port: 9187}]}
+  - {from: [{ipBlock: {cidr: 0.0.0.0/0}}], ports: [{port: 9188}]}
+"""
+
+
+def ask(port: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(sys.prefix) / "bin/weir", "explain", "--source", "manifests:-", "shop/web", f"shop/db-0:{port}"],
+        input=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_workloads_of_a_repository_stand_for_their_pods() -> None:
+    allowed = ask(5432)
+    assert allowed.returncode == 0
+    assert "note: shop/web stands for the pods of Deployment web: its address is invented\n" in allowed.stdout
+    assert "note: policies do not depend on what was not read: 1 ConfigMap\n" in allowed.stdout
+    assert ask(80).returncode == 1
+
+
+def test_what_depends_on_an_invented_address_is_not_said() -> None:
+    """The pods may have addresses in 10.0.0.0/8; that all addresses are in 0.0.0.0/0 is certain."""
+    depends = ask(9187)
+    assert depends.returncode == 2
+    assert depends.stdout.startswith("DEPENDS  shop/web -> shop/db-0, port 9187/TCP\nit depends on the addresses that")
+    assert "10.0.0.0 -> 198.18.0.2: ALLOWED" in depends.stdout
+    assert ask(9188).returncode == 0

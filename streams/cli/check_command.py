@@ -1,0 +1,138 @@
+"""`weir check`: find what is wrong in the policies of a folder before anybody applies them."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.text import Text
+
+from enrich.checking.check import check as find
+from enrich.checking.finding import RULES, UNREADABLE, Finding
+from enrich.runtime.console import leave_stdout
+from enrich.sources.repository import Repository, read_repository, skipped_text
+from streams.cli.check_reports import as_json, as_junit, as_sarif
+from streams.cli.terminal import PipeConsole, printable, say
+
+FINDINGS: Final = 1
+NOT_READ: Final = 2
+_NO_OUTPUT: Final = 3
+_STYLES: Final = {"error": "bold red", "warning": "yellow"}
+_REPORTS: Final[dict[str, Callable[[Repository, Sequence[Finding], Sequence[str]], str]]] = {
+    "json": as_json,
+    "sarif": as_sarif,
+    "junit": as_junit,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    repository: Repository
+    findings: list[Finding]
+    notes: list[str]
+
+    def exit_code(self, *, strict: bool) -> int:
+        """Return the exit code. A file that cannot be read may have any policy in it."""
+        is_empty = not self.repository.written and not self.repository.problems
+        if is_empty or any(one.rule is UNREADABLE for one in self.findings):
+            return NOT_READ
+        counted = ("error", "warning") if strict else ("error",)
+        return FINDINGS if any(one.rule.level in counted for one in self.findings) else 0
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path(allow_dash=True, path_type=Path), metavar="FOLDER|FILE|-...")
+@click.option("--strict", is_flag=True, help="Warnings count for the exit code, too.")
+@click.option(
+    "--ignore",
+    "ignored",
+    multiple=True,
+    type=click.Choice([rule.id for rule in RULES if rule is not UNREADABLE]),
+    metavar="RULE",
+    help="Leave out the findings of a rule. Repeatable.",
+)
+@click.option("--rules", "shows_rules", is_flag=True, help="Show all rules, and check nothing.")
+@click.option("-o", "--output", type=click.Choice(["text", *_REPORTS]), default="text", show_default=True)
+def check(paths: Sequence[Path], ignored: Collection[str], output: str, *, strict: bool, shows_rules: bool) -> None:
+    """Find what is wrong in the policies of a repository. - reads the output of Helm or kustomize from standard input.
+
+    Files may have objects of all kinds. Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs, CronJobs and Pods say
+    which pods there will be; what else is not needed is counted. No cluster is asked, and nothing is applied. What is
+    not in the files is not judged.
+
+    \b
+    Exit 0: nothing, or only warnings. 1: errors, or with --strict warnings. 2: the command is wrong, or something
+    cannot be read.
+    """
+    if shows_rules:
+        for rule in RULES:
+            click.echo(f"{rule.id:24} {rule.level:8} {rule.text}")
+        return
+    if not paths:
+        raise click.UsageError("name at least one FOLDER or FILE, or - for standard input")
+    try:
+        answer = _answer(paths, ignored)
+        _print(answer, output)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        leave_stdout()
+    except OSError as error:
+        leave_stdout()
+        say([f"the answer cannot be written: {error}"])
+        sys.exit(_NO_OUTPUT)
+    except Exception:
+        # Exit 1 means findings, so that nothing else may end with it.
+        traceback.print_exc()
+        sys.exit(NOT_READ)
+    sys.exit(answer.exit_code(strict=strict))
+
+
+def _answer(paths: Sequence[Path], ignored: Collection[str]) -> _Answer:
+    repository = read_repository(paths)
+    findings = [one for one in find(repository) if one.rule.id not in ignored]
+    return _Answer(repository, findings, list(_notes(repository)))
+
+
+def _notes(repository: Repository) -> Iterator[str]:
+    """Yield what a person must know about the answer."""
+    if not repository.written and not repository.problems:
+        yield "nothing to check: no file has an object of a kind that policies depend on"
+    if repository.skipped:
+        yield f"not read, because policies do not depend on it: {skipped_text(repository.skipped)}"
+    for namespace, why in sorted(repository.unsure.items()):
+        yield f"what selects nothing in namespace {namespace} cannot be said: {why}"
+
+
+def _print(answer: _Answer, output: str) -> None:
+    if output != "text":
+        click.echo(_REPORTS[output](answer.repository, answer.findings, answer.notes))
+        return
+    console = PipeConsole(highlight=False)
+    for style, line in _lines(answer.findings):
+        console.print(Text(printable(line), style=style), soft_wrap=True)
+    counts = Counter(one.rule.level for one in answer.findings)
+    found = " and ".join(_counted(counts[level], level) for level in ("error", "warning"))
+    of = _counted(len(answer.repository.written), "object")
+    console.print(f"{found} in {of} of {_counted(answer.repository.files, 'file')}", soft_wrap=True)
+    say(answer.notes)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _lines(findings: Sequence[Finding]) -> Iterator[tuple[str, str]]:
+    """Yield styles and lines: each finding with its place as editors and CI systems understand it."""
+    for one in findings:
+        place, about = one.place, f"{one.subject}: " if one.subject else ""
+        where = f"{place.file}:{place.line}" if place.line else place.file
+        document = f" (document {place.document})" if place.document > 1 else ""
+        yield _STYLES[one.rule.level], f"{where}{document}: {one.rule.level}: {about}{one.text} [{one.rule.id}]"
+        if one.todo:
+            yield "", f"    {one.todo}"

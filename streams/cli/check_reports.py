@@ -1,0 +1,129 @@
+"""The findings of `weir check` for programs: JSON of its own, SARIF for code scanning, JUnit for test reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+from enrich.checking.finding import RULES, CheckRule, Finding
+from enrich.runtime.version import version_text
+from enrich.sources.repository import Repository
+
+_SARIF: Final = "2.1.0"
+_SARIF_SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+
+
+def as_json(repository: Repository, findings: Sequence[Finding], notes: Sequence[str]) -> str:
+    """Return the findings, and what was read."""
+    return json.dumps(
+        {
+            "schema": 1,
+            "files": repository.files,
+            "objects": len(repository.written),
+            "skipped": dict(sorted(repository.skipped.items())),
+            "notes": list(notes),
+            "findings": [
+                {
+                    "rule": one.rule.id,
+                    "level": one.rule.level,
+                    "file": one.place.file,
+                    "document": one.place.document or None,
+                    "line": one.place.line or None,
+                    "item": one.place.item or None,
+                    "object": one.subject or None,
+                    "text": one.text,
+                    "todo": one.todo or None,
+                }
+                for one in findings
+            ],
+        }
+    )
+
+
+def as_sarif(_repository: Repository, findings: Sequence[Finding], notes: Sequence[str]) -> str:
+    """Return a log of SARIF 2.1.0, which GitHub, GitLab and others show beside the lines."""
+    numbers = {rule.id: number for number, rule in enumerate(RULES)}
+    driver = {
+        "name": "weir check",
+        "semanticVersion": version_text(),
+        "rules": [_sarif_rule(rule) for rule in RULES],
+    }
+    run = {
+        "tool": {"driver": driver},
+        "columnKind": "utf16CodeUnits",
+        "invocations": [
+            {
+                "executionSuccessful": True,
+                "toolExecutionNotifications": [{"level": "note", "message": {"text": note}} for note in notes],
+            }
+        ],
+        "results": [_sarif_result(one, numbers[one.rule.id]) for one in findings],
+    }
+    return json.dumps({"$schema": _SARIF_SCHEMA, "version": _SARIF, "runs": [run]})
+
+
+def _sarif_rule(rule: CheckRule) -> dict[str, Any]:
+    return {
+        "id": rule.id,
+        "shortDescription": {"text": rule.text},
+        "defaultConfiguration": {"level": rule.level},
+    }
+
+
+def _sarif_result(one: Finding, number: int) -> dict[str, Any]:
+    place = one.place
+    location: dict[str, Any] = {"artifactLocation": {"uri": _uri(place.file)}}
+    if place.line:
+        location["region"] = {"startLine": place.line}
+    return {
+        "ruleId": one.rule.id,
+        "ruleIndex": number,
+        "level": one.rule.level,
+        "message": {"text": _message(one)},
+        "locations": [{"physicalLocation": location}],
+    }
+
+
+def _uri(file: str) -> str:
+    """Return the address of a file, below the folder in which the command runs if the name has no folder before it.
+    Names of files are bytes, and need not be UTF-8."""
+    return f"{'file://' if file.startswith('/') else ''}{quote(os.fsencode(file))}"
+
+
+def as_junit(repository: Repository, findings: Sequence[Finding], notes: Sequence[str]) -> str:
+    """Return a report in JUnit's XML: a test for each finding, which has failed if it is an error, and one that passed
+    if there is no finding."""
+    errors = [one for one in findings if one.rule.level == "error"]
+    counts = {"tests": str(len(findings) or 1), "failures": str(len(errors)), "errors": "0"}
+    root = ET.Element("testsuites", {"name": "weir check", **counts})
+    suite = ET.SubElement(root, "testsuite", {"name": "weir check", **counts, "skipped": "0"})
+    for one in findings:
+        where = f"{one.place.file}:{one.place.line}" if one.place.line else one.place.file
+        name = _xml_text(f"{one.rule.id} {where} {one.subject}".rstrip())
+        case = ET.SubElement(suite, "testcase", {"name": name, "classname": one.rule.id})
+        case.set("file", _xml_text(one.place.file))
+        message = _xml_text(_message(one))
+        if one.rule.level == "error":
+            failure = ET.SubElement(case, "failure", {"message": message, "type": one.rule.id})
+            failure.text = f"{_xml_text(where)}: {message}"
+        else:
+            ET.SubElement(case, "system-out").text = f"{_xml_text(where)}: warning: {message}"
+    if not findings:
+        ET.SubElement(suite, "testcase", {"name": f"{len(repository.written)} objects", "classname": "weir check"})
+    ET.SubElement(suite, "system-err").text = _xml_text("\n".join(notes))
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True)
+
+
+def _message(one: Finding) -> str:
+    about = f"{one.subject}: " if one.subject else ""
+    return f"{about}{one.text}{f'. To do: {one.todo}' if one.todo else ''}"
+
+
+def _xml_text(text: str) -> str:
+    """Return a text without the characters that XML cannot have, escaped or not: names of files may have them."""
+    return "".join(one if one in "\n\t" or one.isprintable() else ascii(one)[1:-1] for one in text)

@@ -1,0 +1,145 @@
+"""`weir check`: its exit codes, and what people and programs get."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import orjson
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from enrich.checking.finding import RULES
+from streams.cli.main import command
+
+WEB = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec: {template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: none}]}}}
+"""
+POLICY = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p, namespace: shop}
+spec: {podSelector: {matchLabels: {app: %s}}}
+"""
+BAD = f"{WEB}---\n{POLICY % 'wbe'}"
+WARNED = f"{WEB}---\n{POLICY.replace('}}}', '}}, policyTypes: [Egress]}') % 'web'}"
+
+
+def run(*arguments: object, stdin: str | bytes = "") -> Result:
+    return CliRunner().invoke(command, ["check", *map(str, arguments)], input=stdin)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "code"),
+    [
+        (f"{WEB}---\n{POLICY % 'web'}", (), 0),
+        (WARNED, (), 0),
+        (WARNED, ("--strict",), 1),
+        (WARNED, ("--strict", "--ignore", "closed-without-dns"), 0),
+        (BAD, (), 1),
+        (BAD, ("--ignore", "policy-selects-nothing"), 0),
+        (POLICY.replace("podSelector", "podSelektor") % "web", (), 1),
+        ("a: [", (), 2),
+        (f"{WEB}---\na: [", (), 2),
+        ("", (), 2),
+        ("kind: ConfigMap\napiVersion: v1\n", (), 2),
+        (WEB, ("--ignore", "unreadable"), 2),
+    ],
+)
+def test_exit_codes(text: str, options: tuple[str, ...], code: int) -> None:
+    assert run("-", *options, stdin=text).exit_code == code
+
+
+def test_a_missing_file_and_no_file_are_2(tmp_path: Path) -> None:
+    assert run().exit_code == 2
+    assert "No such file" in run(tmp_path / "none.yaml").stdout
+    assert run(tmp_path / "none.yaml").exit_code == 2
+    assert run(tmp_path).exit_code == 2
+
+
+def test_people_see_where_what_and_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "app.yaml"
+    file.write_text(BAD + "---\napiVersion: v1\nkind: ConfigMap\n")
+    done = run(tmp_path)
+    assert done.stdout.splitlines() == [
+        f"{file}:9 (document 2): error: NetworkPolicy shop/p: spec.podSelector: no pod of namespace shop has app=wbe, "
+        "so the policy does nothing [policy-selects-nothing]",
+        "    did you mean app=web?",
+        "1 error and 0 warnings in 2 objects of 1 file",
+    ]
+    assert done.stderr == "weir: not read, because policies do not depend on it: 1 ConfigMap\n"
+
+
+def test_json_has_every_part() -> None:
+    made = orjson.loads(run("-", "-o", "json", stdin=BAD).stdout)
+    assert (made["schema"], made["files"], made["objects"], made["skipped"]) == (1, 1, 2, {})
+    assert made["findings"] == [
+        {
+            "rule": "policy-selects-nothing", "level": "error", "file": "standard input", "document": 2, "line": 9,
+            "item": None, "object": "NetworkPolicy shop/p",
+            "text": "spec.podSelector: no pod of namespace shop has app=wbe, so the policy does nothing",
+            "todo": "did you mean app=web?",
+        }
+    ]  # fmt: skip
+
+
+def test_every_rule_is_listed() -> None:
+    assert [line.split()[0] for line in run("--rules").stdout.splitlines()] == [rule.id for rule in RULES]
+
+
+def test_names_of_files_cannot_write_to_a_terminal_or_break_a_report(tmp_path: Path) -> None:
+    odd = tmp_path / "a\x1b[31m\u202e\udcff<&.yaml"
+    try:
+        odd.write_text(BAD)
+    except OSError:
+        pytest.skip("the file system does not take such names")
+    for output in ("text", "json", "sarif", "junit"):
+        done = run(tmp_path, "-o", output)
+        assert (done.exit_code, b"\x1b" in done.stdout_bytes) == (1, False), done.stderr
+        if output == "junit":
+            ET.fromstring(done.stdout_bytes)  # noqa: S314 - it is our own text
+
+
+def test_sarif_has_what_readers_of_it_require() -> None:
+    """The required properties of SARIF 2.1.0, and those without which GitHub shows no line."""
+    log = orjson.loads(run("-", "-o", "sarif", stdin=BAD).stdout)
+    assert log["version"] == "2.1.0"
+    assert log["$schema"].endswith("sarif-schema-2.1.0.json")
+    (run_of,) = log["runs"]
+    rules = run_of["tool"]["driver"]["rules"]
+    assert run_of["tool"]["driver"]["name"] == "weir check"
+    assert [rule["id"] for rule in rules] == [rule.id for rule in RULES]
+    (result,) = run_of["results"]
+    assert rules[result["ruleIndex"]]["id"] == result["ruleId"] == "policy-selects-nothing"
+    assert result["level"] == "error"
+    assert "did you mean app=web?" in result["message"]["text"]
+    (location,) = result["locations"]
+    assert location["physicalLocation"] == {
+        "artifactLocation": {"uri": "standard%20input"}, "region": {"startLine": 9},
+    }  # fmt: skip
+
+
+def test_junit_fails_for_errors_only() -> None:
+    root = ET.fromstring(run("-", "-o", "junit", stdin=BAD).stdout_bytes)  # noqa: S314 - it is our own text
+    (case,) = root.findall("testsuite/testcase")
+    assert (root.get("tests"), root.get("failures")) == ("1", "1")
+    assert "did you mean app=web?" in (case.find("failure").text or "")  # type: ignore[union-attr]
+    warned = ET.fromstring(run("-", "-o", "junit", stdin=WARNED).stdout_bytes)  # noqa: S314 - as above
+    assert (warned.get("tests"), warned.get("failures")) == ("1", "0")
+    assert "warning" in (warned.findtext("testsuite/testcase/system-out") or "")
+    nothing = ET.fromstring(run("-", "-o", "junit", stdin=WEB).stdout_bytes)  # noqa: S314 - as above
+    assert (nothing.get("tests"), nothing.get("failures")) == ("1", "0")
+
+
+@pytest.mark.parametrize("name", ["github.yaml", "gitlab.yaml"])
+def test_the_examples_run_a_command_that_there_is(tmp_path: Path, name: str) -> None:
+    text = (Path(__file__).parents[3] / "deploy/examples/ci" / name).read_text()
+    assert yaml.safe_load(text)
+    (line,) = re.findall(r"- (?:run: )?weir check (.*) > ", text)
+    (tmp_path / "app.yaml").write_text(WEB)
+    assert run(*line.replace("manifests/", str(tmp_path)).split()).exit_code == 0
