@@ -126,7 +126,7 @@ def test_a_mistake_is_said_at_its_field(view: View) -> None:
     tab = view.open("?namespace=Shop")
     page = tab.page
     expect(page.locator("#namespace-error")).to_contain_text("No namespace has this name")
-    page.get_by_label("Namespace").fill("shop")
+    page.get_by_label("Namespace", exact=True).fill("shop")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile(r"\?namespace=shop$"))
     expect(row(page, "shop/db")).to_be_visible()
@@ -142,7 +142,7 @@ def test_a_mistake_is_said_at_its_field(view: View) -> None:
         expect(page.locator("#policies-error")).to_contain_text(said)
     expect(page.get_by_label("Policies in YAML")).to_have_attribute("aria-invalid", "true")
     assert tab.violations() == []
-    page.get_by_label("Namespace").fill("")
+    page.get_by_label("Namespace", exact=True).fill("")
     page.get_by_role("button", name="Show").click()
     expect(row(page, f"{FOREIGN_NAMESPACE}/foreign")).to_be_visible()
     page.get_by_role("button", name="Recommend").click()
