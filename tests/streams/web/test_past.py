@@ -7,14 +7,18 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
+from enrich.wire.flow import NamedPolicy
 from enrich.wire.journal import JournalEntry
 from streams.journal.reading import within_memory
 from streams.observing.record_search import Found
 from streams.settings import Settings
 from streams.web import past
-from streams.web.past import PastQuestions
+from streams.web.past import PastQuestions, _named_policies
 from streams.web.viewers import Everybody
+from tests.enrich.history.advice.policies import network_policy
+from tests.enrich.history.advice.shop import view
 from tests.streams.web.records import make_flow
 
 
@@ -37,3 +41,13 @@ def test_a_journal_that_does_not_fit_is_said_in_place_of_an_explanation(monkeypa
     assert "more versions than fit in memory (192 MiB)" in answer["why"]
     assert answer["why"].endswith(": weir explain may take more")
     assert read < 16 << 20
+
+
+def test_the_policies_of_a_record_are_those_of_its_time() -> None:
+    spec = {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"]}
+    there = network_policy("db", spec)
+    whole, gone = (NamedPolicy(kind="NetworkPolicy", namespace="shop", name=name) for name in ("db", "gone"))
+    flow = make_flow(1, policies=(), isolated_by=(whole, gone))
+    (found,) = _named_policies(view(policies={there.key: there}), flow)
+    assert found["name"] == "shop/db"
+    assert yaml.safe_load(found["yaml"])["spec"] == spec
