@@ -155,6 +155,13 @@ class Run:
 
         wait_for("the denied connection on the page", lambda: get(question, self._token), named)
 
+    def uninstall(self, command: str) -> None:
+        """Uninstall: at once everybody may connect, and nothing is on the nodes, without `weir-probe detach`."""
+        self.shows(command)
+        (stranger,) = self.real.pods("stranger")
+        assert all(at_once(self.real.connects, all_pairs([stranger], self.real.pods("web"))))
+        self._look_at_nodes()
+
     def remove_state(self, command: str) -> None:
         """Remove what kubeweir has kept on each node."""
         for node in self.real.nodes():
@@ -181,17 +188,18 @@ class Run:
         self._loops.end()
 
     def look_after_uninstall(self) -> None:
-        """Everybody may connect, and nothing of kubeweir is on the nodes or in the API, but for its topics."""
-        (stranger,) = self.real.pods("stranger")
-        assert all(at_once(self.real.connects, all_pairs([stranger], self.real.pods("web"))))
-        for node in self.real.nodes():
-            assert left_on(self.real, node) == []
+        """Nothing of kubeweir is on the nodes or in the API; its topics are still in Kafka."""
+        self._look_at_nodes()
         kinds = self.real.kubectl("api-resources", "--verbs=list", "-o", "name").split()
         kinds = [kind for kind in kinds if not kind.startswith("events")]
         found = self.real.kubectl("get", ",".join(kinds), "-A", "-o", "name", "--ignore-not-found").splitlines()
         left = [one for one in found if re.search(rf"weir(?!-node)|{SYSTEM}", one)]
         assert left == [], left
-        assert self.real.records()
+        assert 'topic "kubeweir.flows"' in self.shell(f"kcat -L -b {self.real.kafka}")
+
+    def _look_at_nodes(self) -> None:
+        for node in self.real.nodes():
+            assert left_on(self.real, node) == []
 
     def _undisturbed(self) -> None:
         assert self._loops is not None
@@ -265,7 +273,7 @@ STEPS: Final[dict[str, Callable[[Run, str], None]]] = {
     "weir status ": Run.succeeds,
     "helm rollback kubeweir ": Run.shows,
     "kubectl -n kubeweir annotate ds/weir-probe ": Run.shows,
-    "helm uninstall kubeweir ": Run.shows,
+    "helm uninstall kubeweir ": Run.uninstall,
     "helm install kubeweir-detach ": Run.shows,
     "kubectl -n kube-system rollout status ds/weir-detach": Run.shows,
     "helm uninstall kubeweir-detach ": Run.shows,
