@@ -15,7 +15,13 @@
  *      discovery, and a revocation stops errors with the next packet.
  *   3. Of TCP, the quoted sequence number must be near one that its sender sent lately
  *      (SEQUENCE_WINDOW).
- *   4. Anything else is judged by policy, as an ordinary packet in its own direction:
+ *   4. While one generation of maps takes over from another (probe/kernel/generations.py),
+ *      the quoted packet may have passed a program of the other one, just before the
+ *      interface was moved or between the moves of its two hooks. Nobody sends an error
+ *      again, so the entry is looked up in the other generation's table as well, which is
+ *      in the map other_table until all connections are carried over. No generation
+ *      has the other's epoch: policy is asked again.
+ *   5. Anything else is judged by policy, as an ordinary packet in its own direction:
  *      redirects, errors about errors, errors about a later fragment.
  *
  * NAT translates the quoted packet as well. So a pod that dialled a Service gets errors
@@ -39,14 +45,34 @@
  */
 #define SEQUENCE_WINDOW (1U << 24)
 
-/* Whether policy allows the connection, which w->key leads to, now. Changes nothing of it. */
+/* Copy to w->fresh the entry of w->key that is not expired: ours, or without its place that of the other generation. */
+static __always_inline bool find_quoted(struct work *w)
+{
+	struct connection *connection = connections.lookup(&w->key);
+	u32 zero = 0;
+	void *table;
+
+	if (connection && !is_expired(connection, w->key.protocol, w->now)) {
+		w->fresh = *connection;
+		return 1;
+	}
+	table = other_table.lookup(&zero);
+	connection = table ? bpf_map_lookup_elem(table, &w->key) : 0;
+	if (!connection || is_expired(connection, w->key.protocol, w->now))
+		return 0;
+	w->fresh = *connection;
+	w->fresh.place = 0;
+	return 1;
+}
+
+/* Whether policy allows the connection of w->key now. Changes nothing of it. */
 static __always_inline bool is_allowed_now(struct work *w, struct endpoint *endpoint,
 					   const struct connection *connection)
 {
 	const u8 *peer = w->key.remote;
 	u16 port = w->key.remote_port;
 
-	if (connection->verdict == VERDICT_PENDING || is_expired(connection, w->key.protocol, w->now))
+	if (connection->verdict == VERDICT_PENDING)
 		return 0;
 	if (connection->epoch == w->epoch)
 		return connection->verdict != VERDICT_DENY;
@@ -73,7 +99,7 @@ static __always_inline bool is_about_allowed(struct __sk_buff *skb, struct work 
 					     const u32 direction)
 {
 	struct packet quoted = {.end = w->packet.end};
-	struct connection *connection;
+	const struct connection *connection = &w->fresh;
 	int parsed;
 
 	if (w->packet.protocol == PROTOCOL_ICMP)
@@ -85,8 +111,7 @@ static __always_inline bool is_about_allowed(struct __sk_buff *skb, struct work 
 		return 0;
 	w->key.role = ROLE_NONE;
 	connection_key_of(&w->key, &quoted, !direction);
-	connection = connections.lookup(&w->key);
-	if (connection && is_allowed_now(w, endpoint, connection) &&
+	if (find_quoted(w) && is_allowed_now(w, endpoint, connection) &&
 	    (quoted.protocol != PROTOCOL_TCP || is_near_sent(connection, &quoted, !direction))) {
 #ifdef ENDS
 		find_counted(w, &w->key, connection->place);

@@ -69,6 +69,8 @@ PINNED("array", u32, struct origin, unready_origins, UNREADY_ORIGINS, 0);
  * its answers later, as without this map.
  */
 PINNED("lru_hash", struct connection_key, struct backend, backends, 4096 + LRU_SPARE, 0);
+/* The connections of the other generation, while one takes over from another; otherwise empty (errors.h). */
+PINNED("array_of_maps$connections", u32, u32, other_table, 1, 0);
 
 /* What bcc's BPF_RINGBUF_OUTPUT declares, with a size in bytes instead of pages. */
 struct ring_table {

@@ -35,6 +35,7 @@ _BPF_F_BEFORE: Final = 1 << 3
 _TC_ACT_SHOT, _XDP_DROP = 2, 1
 _SCHED_CLS_TYPE, _XDP_TYPE = 3, 6
 _ARRAY: Final = 2
+ARRAY_OF_MAPS: Final = 12
 _LOAD_ATTEMPTS: Final = 5
 """The verifier gives up with EAGAIN when a signal arrives (do_check in kernel/bpf/verifier.c)."""
 
@@ -121,9 +122,14 @@ def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
     return value.raw
 
 
-def map_create(kind: int, key_size: int, value_size: int, max_entries: int, flags: int = 0, name: str = "") -> int:
-    """Create a map and return its descriptor. ``name`` is what tools show; it has at most 15 characters."""
-    attr = struct.pack("=7I16s", kind, key_size, value_size, max_entries, flags, 0, 0, name.encode())
+def map_create(
+    kind: int, key_size: int, value_size: int, max_entries: int, flags: int = 0, name: str = "", inner: int = 0
+) -> int:
+    """Create a map and return its descriptor. ``name`` is what tools show; it has at most 15 characters.
+
+    ``inner``, for a map of maps, is the descriptor of a map that the maps in it resemble.
+    """
+    attr = struct.pack("=7I16s", kind, key_size, value_size, max_entries, flags, inner, 0, name.encode())
     return _bpf(_MAP_CREATE, attr, f"MAP_CREATE {name}".strip())[0]
 
 
@@ -281,10 +287,8 @@ def wait_for_programs() -> None:
 @functools.cache
 def _map_of_maps() -> tuple[int, int]:
     """Create an array of one map, and that map; they live as long as the process."""
-    array_of_maps = 12
     inner = map_create(_ARRAY, 4, 4, 1)
-    outer, _ = _bpf(_MAP_CREATE, struct.pack("=6I", array_of_maps, 4, 4, 1, 0, inner), "MAP_CREATE")
-    return outer, inner
+    return map_create(ARRAY_OF_MAPS, 4, 4, 1, inner=inner), inner
 
 
 @contextlib.contextmanager

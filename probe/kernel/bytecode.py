@@ -28,6 +28,8 @@ class MapSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flags: int
     is_pinned: bool
     """False: the map is a scratch memory of the programs, and ends with them."""
+    inner: str = ""
+    """Of a map of maps: the name of a map that each map in it resembles."""
 
     @property
     def size(self) -> tuple[int, int, int, int, int]:

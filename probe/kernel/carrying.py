@@ -5,6 +5,10 @@ with a packet since, and the entries that are missing. Fields are copied by name
 
 Places are numbered in each generation. A connection gets a new one, which is paid by whoever paid for the old one. If
 its pod has no budget yet, the programs give it a place with its next packet.
+
+A connection that is opened after a copy is missing in the other table until the next one. Its packets are sent again,
+but an ICMP error about it is not. So each generation's programs look errors up in the other's table as well, if its
+layout is theirs (``bpf/errors.h``).
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ _CARRIED: Final = ("connections", "fragments", "origins")
 _MARGIN_NS: Final = 100_000_000
 """A program reads the clock when it begins, and stores the time when it ends."""
 
+_ONLY: Final = bytes(4)
+"""The key in a map of one entry."""
+
 log = structlog.get_logger("kubeweir.probe")
 
 
@@ -42,6 +49,7 @@ class Carrier:
             if name in old and bpf.map_info(old[name].fd).number != bpf.map_info(new[name].fd).number
         ]
         self._old, self._new = old, new
+        self._link()
         self._carried_ns = 0
         """When the last copy began, by the monotonic clock; 0: there was none."""
 
@@ -60,6 +68,14 @@ class Carrier:
             _copy(converted(keys, new.layout.key), values, new, insert)
         self._carried_ns = began_ns
 
+    def _link(self) -> None:
+        """Let the programs of both generations look into each other's table of connections."""
+        ours, theirs = self._new["connections"], self._old["connections"]
+        # They may run until the last interface is moved, and read an entry as their own version writes it.
+        if "other_table" in self._old and ours.layout == theirs.layout:
+            self._new["other_table"].set(_ONLY, theirs.fd.to_bytes(4, "little"))
+            self._old["other_table"].set(_ONLY, ours.fd.to_bytes(4, "little"))
+
     def _insert_connection(self, key: bytes, value: bytes) -> None:
         own = Payer(int(np.frombuffer(key, CONNECTION_KEY)["endpoint"][0]), OWN)
         if not store_connection(self._new, key, value, self._payers.get(key, own)):
@@ -74,6 +90,11 @@ class Carrier:
         keys = converted(places["key"], CONNECTION_KEY)
         accounts = zip(places["payer"].tolist(), places["account"].tolist(), strict=True)
         return {key.tobytes(): Payer(*account) for key, account in zip(keys, accounts, strict=True)}
+
+
+def forget_other_table(maps: Maps) -> None:
+    """Have the programs look into their own table of connections only, and release the other generation's."""
+    maps["other_table"].drop(_ONLY)
 
 
 def copy_endpoints(found: Mapping[bytes, bytes], new: Map) -> None:

@@ -34,6 +34,8 @@ from probe.kernel.bytecode import Bytecode, MapSpec, ProgramCode
 
 _PR_SET_PDEATHSIG: Final = 1
 _LIBRARIES: Final = ("libbcc.so*", "libLLVM*.so*", "libclang*.so*")
+_INNER: Final = "connections"
+"""What the map of maps has in it (``bpf/maps.h``). The kernel does not tell."""
 _USER_API: Final = Path("/usr/include")
 
 
@@ -159,7 +161,9 @@ def _compile(request: _Request) -> Bytecode:
     maps, names = {}, {}
     for name in _map_names(lib, module.module):
         number = lib.bpf_table_fd(module.module, name.encode())
-        maps[name] = MapSpec(*kernel.map_info(number).size, is_pinned=name in pinned)
+        size = kernel.map_info(number).size
+        inner = _INNER if size[0] == kernel.ARRAY_OF_MAPS else ""
+        maps[name] = MapSpec(*size, is_pinned=name in pinned, inner=inner)
         names[number] = name
     programs = {}
     for name in request.programs:

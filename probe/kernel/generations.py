@@ -37,7 +37,7 @@ from typing import Final
 import structlog
 
 from probe.kernel import bpf, description
-from probe.kernel.carrying import Carrier, copy_endpoints
+from probe.kernel.carrying import Carrier, copy_endpoints, forget_other_table
 from probe.kernel.deny_windows import DenyWindows, packets_waiting
 from probe.kernel.ends import references as ends_references
 from probe.kernel.ends import report_all
@@ -155,7 +155,11 @@ class Generation:
         self.after_rotation: Callable[[], None] = lambda: None
         """Called when deny windows were closed, by the thread that closes them."""
         self._expiry = PlaceExpiry(maps)
-        self._carriers = [(one, Carrier(one.maps, maps)) for one in predecessors]
+        if not predecessors:
+            forget_other_table(maps)
+        # The table of the one that was in force last is looked into.
+        found = sorted(predecessors, key=lambda one: one.maps.config(Config.EPOCH))
+        self._carriers = [(one, Carrier(one.maps, maps)) for one in found]
 
     @property
     def pending(self) -> list[Predecessor]:
@@ -188,6 +192,7 @@ class Generation:
         """End the predecessors, none of whose programs is attached any more."""
         bpf.wait_for_programs()
         self.carry()
+        forget_other_table(self.maps)
         for one in self.pending:
             one.retire()
         self._carriers = [(one, carrier) for one, carrier in self._carriers if not one.retired.is_set()]

@@ -252,7 +252,7 @@ class MapLayout:
         return self.kind, self.key.itemsize, self.value.itemsize
 
 
-_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE = 1, 2, 6, 9, 11
+_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE, _ARRAY_OF_MAPS = 1, 2, 6, 9, 11, 12
 RINGBUF: Final = 27
 """``BPF_MAP_TYPE_RINGBUF``, which has neither keys nor values."""
 
@@ -284,6 +284,7 @@ MAPS: Final = {
     "origins": MapLayout(_LRU_HASH, INDEX, ORIGIN),
     "unready_origins": MapLayout(_ARRAY, INDEX, ORIGIN),
     "backends": MapLayout(_LRU_HASH, CONNECTION_KEY, BACKEND),
+    "other_table": MapLayout(_ARRAY_OF_MAPS, INDEX, INDEX),
     "looked_up": MapLayout(_LRU_HASH, CONNECTION_KEY, WORD),
 }
 """Layout by map name, which is also the name of the pin. The ring buffers are not listed."""

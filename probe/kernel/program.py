@@ -109,8 +109,9 @@ def _install(compiled: Bytecode, folder: Path, shared: Mapping[str, Path]) -> No
     """Create or adopt the maps, load the programs, and pin all. Raises LoadError."""
     maps: dict[str, int] = {}
     try:
-        for name, spec in compiled.maps.items():
-            maps[name] = _map(name, spec, folder / name, shared.get(name))
+        # A map of maps is made after the one that those in it resemble.
+        for name, spec in sorted(compiled.maps.items(), key=lambda one: bool(one[1].inner)):
+            maps[name] = _map(name, spec, folder / name, shared.get(name), maps.get(spec.inner, 0))
         for name in PROGRAMS:
             path = folder / f"new_{name}"
             path.unlink(missing_ok=True)
@@ -123,26 +124,26 @@ def _install(compiled: Bytecode, folder: Path, shared: Mapping[str, Path]) -> No
             os.close(number)
 
 
-def _map(name: str, spec: MapSpec, place: Path, shared: Path | None) -> int:
+def _map(name: str, spec: MapSpec, place: Path, shared: Path | None, inner: int) -> int:
     """Return a descriptor of a map: of the pinned one, of the one that another generation shares, or of a new one."""
     if not spec.is_pinned:
-        return _create(name, spec)
+        return _create(name, spec, inner)
     if not place.exists() and shared is not None:
         with kernel.closing(kernel.get(shared)) as other:
             if kernel.map_info(other).size == spec.size:
                 kernel.pin(other, place)
     if not place.exists():
-        with kernel.closing(_create(name, spec)) as made:
+        with kernel.closing(_create(name, spec, inner)) as made:
             kernel.pin(made, place)
     return kernel.get(place)
 
 
-def _create(name: str, spec: MapSpec) -> int:
+def _create(name: str, spec: MapSpec, inner: int) -> int:
     try:
-        return kernel.map_create(*spec.size, name=name)
+        return kernel.map_create(*spec.size, name=name, inner=inner)
     except PermissionError:
         _raise_memory_limit()
-        return kernel.map_create(*spec.size, name=name)
+        return kernel.map_create(*spec.size, name=name, inner=inner)
 
 
 def _raise_memory_limit() -> None:

@@ -18,7 +18,7 @@ from tests.custody.account import Account
 from tests.custody.desk import Desk, logged_ns
 from tests.custody.epochs import epoch_differences
 from tests.custody.evidence import Evidence
-from tests.custody.ground import LASTING, Ground
+from tests.custody.ground import LASTING, SIZES, Ground
 from tests.custody.outcome import read_flows, read_policies, status_problems
 from tests.custody.report import Report
 from tests.custody.script import NODES, Span
@@ -31,15 +31,13 @@ _SILENCE_NS: Final = 2_000_000_000
 """When nothing was captured for so long, nothing is under way any more: longer than TCP waits to send again."""
 _QUIET_NS: Final = 900_000_000
 """The same for one pod, whose servers have ended their connections."""
-_PATIENCE_S: Final = 180.0
+_PATIENCE_S: Final = 600.0
 _ADOPTION_NS: Final = 60_000_000_000
 """For so long the probe looks at UDP of interfaces that are older than it."""
 _REUSED: Final = 3
 _FOUND: Final = "another generation of maps is in force"
 _REMOVED: Final = "the generation before was read to its end"
 """What a probe logs before it moves the first interface to its own generation, and after the last one."""
-_SIZES: Final[tuple[dict[str, str], ...]] = ({}, {"WEIR_CONNECTIONS": "131072"})
-"""Sizes of the table of connections. A probe with another one than the last takes over from another generation."""
 
 
 def judge(evidence: Evidence) -> Report:
@@ -181,8 +179,7 @@ class Run:
 
     def _break(self) -> None:
         chance = random.Random(f"{self.seed}/faults")  # noqa: S311 - as above
-        sizes = {name: itertools.cycle(_SIZES) for name in NODES}
-        current = {name: next(sizes[name]) for name in NODES}
+        current = dict(zip(NODES, range(len(NODES)), strict=True))  # of SIZES, as the ground has started them
         for fault in _in_turn(chance):
             if self._over.wait(chance.uniform(*self.pace.faults)):
                 return
@@ -202,13 +199,13 @@ class Run:
                 continue
             how = signal.SIGTERM if fault.endswith("is upgraded") else signal.SIGKILL
             if fault.endswith("generation") or how == signal.SIGTERM:
-                current[node.name] = next(sizes[node.name])
+                current[node.name] = (current[node.name] + 1) % len(SIZES)
             node.away.set()
             since = time.time_ns()
             try:
                 node.probe.process.send_signal(how)
                 node.probe.process.wait(_PATIENCE_S)
-                self.ground.start_probe(node.name, **current[node.name])
+                self.ground.start_probe(node.name, **SIZES[current[node.name]])
                 node.probe.wait_for("started", _PATIENCE_S)
             finally:
                 node.away.clear()

@@ -32,7 +32,7 @@ def test_a_map_that_cannot_be_shared_or_pinned_leaves_no_descriptor(
     monkeypatch.setattr(bpf, refused, refuse)
     for shared in [tmp_path / "shared"] if refused == "map_info" else [tmp_path / "shared", None]:
         with pytest.raises(PermissionError):
-            program._map("config", SPEC, tmp_path / "config", shared)
+            program._map("config", SPEC, tmp_path / "config", shared, 0)
     assert opened
     for descriptor in opened:
         with pytest.raises(OSError, match="Bad file descriptor"):

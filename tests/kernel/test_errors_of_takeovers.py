@@ -1,0 +1,96 @@
+"""ICMP errors about connections that are opened while another table of connections takes over.
+
+Nobody sends an error again. Each must pass although the programs that judge it belong to the generation that has not
+seen the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.kernel.errors import Site, call
+from tests.kernel.rig import FAMILIES, Rig, of
+from tests.kernel.takeover import restart
+
+pytestmark = pytest.mark.kernel
+
+_CARRIED, _BEFORE, _BETWEEN, _AFTER = 4000, 4001, 4002, 4003
+"""The client's ports: when a connection was opened, as seen from the move of the client's interface."""
+
+
+@pytest.fixture
+def site(own: Rig) -> Iterator[Site]:
+    made = Site(own)
+    yield made
+    made.close()
+
+
+def _each_hook(site: Site, monkeypatch: pytest.MonkeyPatch, look: Callable[[str], None]) -> None:
+    """Call ``look`` with "egress" and "ingress", each before that hook of the client gets the new program, then with
+    ""."""
+    attach, index = site.rig.attachments._attach, site.client.index
+
+    def seen(device: int, program: str, hook: Any) -> bool:
+        if device == index and program.startswith("pod_"):
+            look(program.removeprefix("pod_"))
+        done = attach(device, program, hook)
+        if device == index and program == "pod_ingress":
+            look("")
+        return done
+
+    monkeypatch.setattr(site.rig.attachments, "_attach", seen)
+
+
+def _knows(site: Site, port: int) -> bool:
+    """Return whether this generation's table has connections of the client's port."""
+    return bool(np.any(site.rig.flows_of("a/client")["local_port"] == port))
+
+
+@pytest.mark.parametrize("own", ["tcx", "clsact"], indirect=True)
+def test_an_error_finds_a_connection_of_either_generation(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.allow(53)
+    carried = {family: call(site, family, own=_CARRIED) for family in FAMILIES}
+    opened: list[tuple[int, bytes]] = []
+    restart(site.rig, CONNECTIONS=1 << 17)
+
+    def look(hook: str) -> None:
+        port = {"egress": _BEFORE, "ingress": _BETWEEN, "": _AFTER}[hook]
+        opened.extend((family, call(site, family, own=port)) for family in FAMILIES)
+        for family in FAMILIES:
+            quoted = [one for of_family, one in opened if of_family == family]
+            assert site.hears(family, quoted, carried[family]) == [True] * len(quoted)
+        assert (_knows(site, _BEFORE), _knows(site, _BETWEEN)) == (False, hook == ""), (
+            "the test is about something else"
+        )
+
+    _each_hook(site, monkeypatch, look)
+    site.rig.apply()
+    assert len(opened) == 6
+    assert not of(site.rig.seen(), verdict="deny")
+    # All connections are carried over: the other table is not looked into any more, nor kept by this generation.
+    assert site.rig.maps["other_table"].get(bytes(4)) is None
+    assert _knows(site, _BEFORE)
+    for family, quoted in opened:
+        assert site.hears(family, [quoted], carried[family]) == [True]
+
+
+@pytest.mark.parametrize("own", ["tcx"], indirect=True)
+def test_an_error_follows_the_policy_of_the_programs_that_judge_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is in the other table, as allowed; what takes over denies it."""
+    site.allow(53, 80)
+    good = {family: call(site, family, 80, _CARRIED) for family in FAMILIES}
+    passed: list[tuple[str, bool]] = []
+    restart(site.rig, CONNECTIONS=1 << 17)
+
+    def look(hook: str) -> None:
+        for family in FAMILIES if hook != "ingress" else ():
+            quoted = call(site, family, own=_BEFORE)
+            passed.append((hook, site.hears(family, [quoted], good[family])[0]))
+
+    _each_hook(site, monkeypatch, look)
+    site.allow(80)
+    assert passed == [("egress", True)] * 2 + [("", False)] * 2
