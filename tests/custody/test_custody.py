@@ -11,7 +11,7 @@ from tests.custody.__main__ import main
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(480)
+@pytest.mark.timeout(1800)
 def test_wire_and_log_agree_while_policies_pods_probes_and_kafka_change() -> None:
     done = CliRunner().invoke(main, ["--short", "--seed", "3"], catch_exceptions=False)
     last = r"^[1-9]\d* packets, [1-9]\d* verdicts, 0 differences\n\Z"
