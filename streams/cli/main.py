@@ -29,6 +29,7 @@ _MODULES: Final = {
     "dead": "dead_command",
     "status": "status_command",
     "doctor": "doctor_command",
+    "size": "size_command",
     "mcp": "mcp_command",
 }
 """The commands, by their names, and the modules of this package that have them, under the same name. Only the one that
