@@ -29,6 +29,7 @@ _MODULES: Final = {
     "dead": "dead_command",
     "status": "status_command",
     "doctor": "doctor_command",
+    "bugreport": "bugreport_command",
     "size": "size_command",
     "mcp": "mcp_command",
 }

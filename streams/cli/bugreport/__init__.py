@@ -1,0 +1,1 @@
+"""What `weir bugreport` gathers, and how names are hidden in it."""
