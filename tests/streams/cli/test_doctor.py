@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import http.server
 import json
 import socket
 import threading
@@ -33,6 +34,18 @@ def doctor(*arguments: str, env: dict[str, str]) -> Result:
     return CliRunner().invoke(command, ["doctor", *arguments], env={"WEIR_CLUSTER": "", **env})
 
 
+def kubeconfig(folder: Path, address: str) -> Path:
+    """Return a kubeconfig of an API server without TLS."""
+    path = folder / "kubeconfig"
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [{"name": "u", "user": {}}],
+        "clusters": [{"name": "c", "cluster": {"server": f"http://{address}"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }  # fmt: skip
+    path.write_text(json.dumps(config))
+    return path
+
+
 @pytest.fixture
 def dead() -> Iterator[str]:
     """An address that takes connections, and never answers on them."""
@@ -45,14 +58,9 @@ def test_with_everything_dead_it_says_so_and_exits_with_1(
 ) -> None:
     monkeypatch.setattr(connect, "_TIMEOUT_S", 0.2)
     monkeypatch.setattr(api, "_ANSWER_S", 0.2)
-    kubeconfig = tmp_path / "kubeconfig"
-    config = {
-        "apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [{"name": "u", "user": {}}],
-        "clusters": [{"name": "c", "cluster": {"server": f"http://{dead}"}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-    }  # fmt: skip
-    kubeconfig.write_text(json.dumps(config))
-    result = doctor("--timeout", "120", "-o", "json", env={"WEIR_KAFKA": dead, "KUBECONFIG": str(kubeconfig)})
+    result = doctor(
+        "--timeout", "120", "-o", "json", env={"WEIR_KAFKA": dead, "KUBECONFIG": str(kubeconfig(tmp_path, dead))}
+    )
     assert result.exit_code == 1, result.output
     found = json.loads(result.stdout)
     by_about = {one["about"]: (one["level"], one["text"]) for one in found["findings"]}
@@ -179,3 +187,40 @@ def test_the_needs_of_each_principal_are_its_rights() -> None:
     assert needs_of("probe", "p", "c1").writes == {"p.verdicts.raw", "p.endpoints"}
     assert "p.c1.doctor" in needs_of("workers", "p", "c1").groups
     assert not needs_of("workers", "p", "").transactions
+
+
+class _Api(http.server.BaseHTTPRequestHandler):
+    """An API server whose account may not list pods and ReplicaSets, and that has no policies of tiers."""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        code = 403 if path.endswith(("pods", "replicasets")) else 404 if "policy.networking" in path else 200
+        body = json.dumps({"gitVersion": "v1.99.0"}).encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_what_an_account_may_not_list_is_a_problem_only_where_an_answer_depends_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Api) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, f"127.0.0.1:{server.server_port}")))
+        found = list(api.api("kubernetes"))
+        server.shutdown()
+    *others, (_, _, listed) = found
+    assert listed.startswith("this account may list namespaces, nodes, services, endpointslices, jobs, networkpolicies")
+    assert [(one.level, one.text.partition(":")[0]) for one in others] == [
+        ("ok", "the API server answers, version v1.99.0"),
+        ("ok", "this machine's clock agrees with the API server's"),
+        ("problem", "this account may not list pods"),
+        ("warning", "this account may not list replicasets"),
+        ("ok", "the cluster has no clusternetworkpolicies"),
+        ("ok", "the cluster has no adminnetworkpolicies"),
+        ("ok", "the cluster has no baselineadminnetworkpolicies"),
+    ]  # fmt: skip
