@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from enrich.index.cluster import NAMED_KINDS, Cluster
 from enrich.render.enricher import Enricher
@@ -65,6 +66,7 @@ def measure(servers: str, folder: Path, work: Path, verdicts: int, sizes: Sequen
 
 def _bytes(servers: str, folder: Path, topic: str, values: Sequence[bytes], together: int) -> int:
     """Send values, some at once, and return what they take on the broker's disk."""
+    AdminClient({"bootstrap.servers": servers}).create_topics([NewTopic(topic, 1, 1)])[topic].result(60)
     producer = Producer({"bootstrap.servers": servers, **RELIABLE_PRODUCER, "linger.ms": 1000})
     for first in range(0, len(values), together):
         for value in values[first : first + together]:
