@@ -102,6 +102,9 @@ def test_a_wrong_password_and_missing_rights_are_named(guarded: GuardedBroker) -
     _, found = doctor_once_groups_have_coordinators(env)
     [(level, text)] = found["rights"]
     assert (level, f"User:{user} has every right" in text) == ("ok", True)
+    # Of a topic that is not there Kafka says only that, if the user may see it.
+    for name in ("verdicts.raw", "endpoints"):
+        guarded.create(f"{prefix}.{name}")
     _, found = doctor(env, "--for", "probe")
     assert [level for level, _ in found["rights"]] == ["problem", "problem"]
     assert f"User:{user} has no right WRITE on the topic {prefix}.endpoints: kafka-acls --add" in found["rights"][0][1]
