@@ -80,7 +80,7 @@ class Call:
 
 def ended(process: subprocess.Popen[bytes]) -> tuple[int, Any]:
     """Wait for a call; return its exit code, and what it prints as JSON."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert err == b"", err
     return process.returncode, json.loads(out) if out else None
 

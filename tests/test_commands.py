@@ -48,7 +48,7 @@ def test_an_output_that_takes_nothing_is_one_line_and_an_exit_code(
     module: str, redirect: str, code: int, said: str
 ) -> None:
     run = f"{sys.executable} -c 'from {module} import main; main()' --help {redirect}"
-    done = subprocess.run(["sh", "-c", run], stderr=subprocess.PIPE, timeout=60, check=False, text=True)
+    done = subprocess.run(["sh", "-c", run], stderr=subprocess.PIPE, timeout=240, check=False, text=True)
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert done.stderr.count("\n") == (1 if said else 0)

@@ -115,7 +115,7 @@ def test_a_teardown_that_no_signal_reaches_ends_the_process_with_all_that_is_kno
 
 def test_a_report_that_fails_and_a_child_that_has_ended_do_not_keep_the_process_from_its_end() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", VANISHES], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", VANISHES], cwd=ROOT, capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the report is not complete: OSError('no space left on device')" in done.stderr

@@ -121,7 +121,7 @@ def is_answered(space: str, url: str) -> bool:
 def flows(kafka: str) -> list[dict[str, Any]]:
     """Read all records with kcat."""
     command = ["kcat", "-C", "-q", "-e", "-b", kafka, "-t", "kubeweir.flows", "-o", "beginning"]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, check=True, timeout=240)
     return [orjson.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -289,7 +289,7 @@ def test_without_free_ports_nothing_is_made(tmp_path: Path) -> None:
     """In a network namespace of its own, where it may run beside another demo, whose things it leaves alone."""
     home = tmp_path / "home"
     command = ["unshare", "--net", sys.executable, "-c", _WITHOUT_PORTS, str(home)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "demo: failed: there are no ports\n")
     assert not home.exists()
 

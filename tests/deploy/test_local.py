@@ -18,7 +18,7 @@ LOCAL = ROOT / "deploy/local"
 
 
 def run(*command: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, check=False, timeout=100)
+    return subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, check=False, timeout=400)
 
 
 def test_a_second_setup_changes_nothing() -> None:

@@ -36,7 +36,7 @@ class Elasticsearch:
         """Return its answer, which may be a refusal."""
         kind = "application/x-ndjson" if "_bulk" in path else "application/json"
         answer = urllib3.request(
-            method, self.url + path, body=body, headers={"Content-Type": kind}, timeout=30, retries=False
+            method, self.url + path, body=body, headers={"Content-Type": kind}, timeout=240, retries=False
         )
         found: dict[str, Any] = orjson.loads(answer.data)
         return found

@@ -23,4 +23,4 @@ def test_brokers_start_without_those_of_another_version(tmp_path: Path, monkeypa
     other.write_bytes(bytes(4096) + brokers.CLASSES.read_bytes()[4096:])  # its first page names the version
     monkeypatch.setattr(brokers, "CLASSES", other)
     assert not kafka_classes.is_usable()
-    subprocess.run(brokers.java("-version"), check=True, capture_output=True, timeout=60)
+    subprocess.run(brokers.java("-version"), check=True, capture_output=True, timeout=240)

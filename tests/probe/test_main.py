@@ -21,7 +21,7 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 def run_by(wrap: tuple[str, ...], /, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     given = {name: value for name, value in os.environ.items() if not name.startswith("WEIR_")}
     done = subprocess.run(
-        [*wrap, str(PROGRAM), *arguments], env=given | env, capture_output=True, text=True, check=False, timeout=100
+        [*wrap, str(PROGRAM), *arguments], env=given | env, capture_output=True, text=True, check=False, timeout=240
     )
     assert "Traceback" not in done.stderr
     return done

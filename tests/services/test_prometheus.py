@@ -70,7 +70,7 @@ class Prometheus:
     def _is_ready(self) -> bool:
         """Return whether it has opened its database; until then it refuses queries."""
         try:
-            urllib.request.urlopen(f"http://{self._address}/-/ready", timeout=10).close()
+            urllib.request.urlopen(f"http://{self._address}/-/ready", timeout=120).close()
         except urllib.error.HTTPError as error:
             error.close()
             return False
@@ -79,13 +79,13 @@ class Prometheus:
     def ask(self, query: str) -> list[dict[str, Any]]:
         """Return the samples of an instant query."""
         url = f"http://{self._address}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=120) as answer:
             found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
         return found
 
     def unhealthy(self) -> list[dict[str, Any]]:
         """Return the rules whose last evaluation failed."""
-        with urllib.request.urlopen(f"http://{self._address}/api/v1/rules", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self._address}/api/v1/rules", timeout=120) as answer:
             groups = json.load(answer)["data"]["groups"]
         return [rule for group in groups for rule in group["rules"] if rule["health"] == "err"]
 

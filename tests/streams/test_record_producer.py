@@ -37,7 +37,7 @@ def test_a_fatal_error_is_reported_and_ends_no_thread(monkeypatch: pytest.Monkey
     made = RecordProducer({"bootstrap.servers": "127.0.0.1:1"})
     try:
         made.start(errors.put)
-        assert "numbers differ" in errors.get(timeout=30)
+        assert "numbers differ" in errors.get(timeout=240)
         assert made._thread is not None
         assert made._thread.is_alive()
     finally:

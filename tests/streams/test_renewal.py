@@ -42,7 +42,7 @@ sys.exit(main._run_alone("enrich", load(Settings, {}), stop))
 
 @pytest.mark.parametrize(("meanwhile", "code"), [("nothing", 7), ("signal", 0)])
 def test_a_signal_during_a_renewal_ends_the_process(meanwhile: str, code: int) -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, meanwhile], capture_output=True, text=True, timeout=60,
+    done = subprocess.run([sys.executable, "-c", PROGRAM, meanwhile], capture_output=True, text=True, timeout=240,
                           cwd=Path(__file__).parents[2], check=False)  # fmt: skip
     assert done.returncode == code, done.stderr
     assert ("begins again" in done.stdout) == (meanwhile == "nothing")

@@ -143,7 +143,7 @@ class Real:
                 self._kubectl, "-n", NAMESPACE, "exec", client["metadata"]["name"], "-c", "main", "--", "/agnhost",
                 "connect", target, f"--protocol={protocol}", "--timeout=1s",
             ],
-            env=self.environment, capture_output=True, text=True, check=False, timeout=60,
+            env=self.environment, capture_output=True, text=True, check=False, timeout=240,
         )  # fmt: skip
         assert done.returncode == 0 or may_refuse or "TIMEOUT" in done.stdout + done.stderr, done.stdout + done.stderr
         return done.returncode == 0

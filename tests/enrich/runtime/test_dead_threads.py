@@ -16,7 +16,7 @@ end_on_dead_threads(ended.set)
 server = HealthServer("127.0.0.1:0", CollectorRegistry(), {"work": lambda: None})
 def ready():
     try:
-        return urllib.request.urlopen(f"http://127.0.0.1:{server.port}/readyz", timeout=10).read().decode()
+        return urllib.request.urlopen(f"http://127.0.0.1:{server.port}/readyz", timeout=120).read().decode()
     except urllib.error.HTTPError as error:
         return f"{error.code} {error.read().decode()}"
 print(ready(), end="")
@@ -34,7 +34,7 @@ print(ready(), end="")
 
 
 def test_the_death_of_a_thread_is_seen_at_once_and_ends_the_process() -> None:
-    done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, timeout=240, check=True)
     death = "the thread die died: KeyError: 'a fault'"
     lines = [line for line in done.stdout.splitlines() if "a thread died" not in line]
     assert lines[:2] == ["ok", "False None"], "sys.exit ends a thread on purpose"

@@ -42,7 +42,7 @@ def test_a_watch_that_the_kernel_refuses_is_told_and_tried_until_it_is_there(
         assert not calls.acquire(blocking=False)
         allowed.set()
         until_problem(folder_watch, None)
-        assert calls.acquire(timeout=60), "what changed meanwhile is looked at"
+        assert calls.acquire(timeout=240), "what changed meanwhile is looked at"
     finally:
         folder_watch.stop()
 

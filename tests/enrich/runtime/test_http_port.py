@@ -37,14 +37,14 @@ class Served:
         return Response(200, b"ok\n")
 
     def connect(self, sends: bytes = b"") -> socket.socket:
-        made = self._stack.enter_context(socket.create_connection(("127.0.0.1", self.port.port), timeout=20))
+        made = self._stack.enter_context(socket.create_connection(("127.0.0.1", self.port.port), timeout=120))
         with contextlib.suppress(OSError):
             made.sendall(sends)
         return made
 
     def get(self, path: str = "/readyz", request: bytes = b"") -> bytes:
         """The whole answer: it ends where the server closes the connection."""
-        with socket.create_connection(("127.0.0.1", self.port.port), timeout=20) as made:
+        with socket.create_connection(("127.0.0.1", self.port.port), timeout=120) as made:
             made.sendall(request or f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             return rest_of(made)
 

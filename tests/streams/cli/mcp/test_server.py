@@ -57,7 +57,7 @@ class Server:
 
     def end(self) -> tuple[int, bytes, bytes]:
         """Close standard input; return the exit code, and what else it has written."""
-        stdout, stderr = self.process.communicate(timeout=60)
+        stdout, stderr = self.process.communicate(timeout=240)
         return self.process.returncode, stdout, stderr
 
 
