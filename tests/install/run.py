@@ -124,7 +124,7 @@ class Run:
             return self.shell(command)
 
         def named(text: str) -> bool:
-            lines = [set(re.split(r"[\s/]+", line)) for line in text.splitlines()]
+            lines = [set(re.split(r"[\s/,]+", line)) for line in text.splitlines()]
             wanted = [{name(client), name(web), "allow"}, {name(stranger), name(web), "deny"}]
             return all(any(words | {"ingress", "web-from-client"} <= line for line in lines) for words in wanted)
 
