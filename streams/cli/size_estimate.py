@@ -80,7 +80,7 @@ def estimate(nodes: int, pods: int, connections: float, replication: int, prefix
     verdicts = connections * _VERDICTS_OF_A_CONNECTION
     sizes = _topics(nodes, pods, verdicts, replication, prefix)
     workers = max(_LEAST_WORKERS, math.ceil(verdicts / (facts.VERDICTS_OF_A_CORE.value * _UTILISATION)))
-    wanted = 1 << (workers * _PARTITIONS_OF_A_WORKER - 1).bit_length()
+    for_workers = 1 << (workers * _PARTITIONS_OF_A_WORKER - 1).bit_length()
     written = sum(one.bytes_a_day for one in sizes) * replication / _DAY_S
     broker = facts.VERDICTS_OF_A_BROKER.value * facts.RAW_BYTES_LARGE.value * _UTILISATION
     index_mib = pods * facts.INDEX_BYTES.value / _MIB
@@ -88,7 +88,7 @@ def estimate(nodes: int, pods: int, connections: float, replication: int, prefix
     return Estimate(
         verdicts_a_second=verdicts,
         topics=sizes,
-        partitions=max(_PARTITIONS, wanted),
+        partitions=max(_PARTITIONS, for_workers),
         workers=workers,
         worker_mib=math.ceil(facts.WORKER_MIB.value + 2 * index_mib),
         worker_limit_mib=math.ceil(facts.WORKER_LIMIT_MIB.value + above_mib),
