@@ -199,7 +199,8 @@ class Ground:
 
     def start_worker(self) -> None:
         """Start a worker. The one before must have ended."""
-        self.worker: Service = self.site.start("enrich", "--alone")
+        # Probes on a busy machine may say who has an address five seconds late, and so may the API server.
+        self.worker: Service = self.site.start("enrich", "--alone", WEIR_ATTRIBUTION_WAIT="30")
 
     def close(self) -> None:
         """End everything, also what has started only in part."""

@@ -73,6 +73,8 @@ class Run:
     problem: Exception | None = None
     _over: threading.Event = field(default_factory=threading.Event)
     _started: float = field(default_factory=time.monotonic)
+    _sizes: dict[str, int] = field(default_factory=lambda: {name: at for at, name in enumerate(NODES)})
+    """Which of SIZES each node's probe has; the ground has started them so."""
 
     def run(self, seconds: float) -> Report:
         """Do everything for some time, and return the account. Ctrl-C ends it early; the account is still made."""
@@ -179,7 +181,6 @@ class Run:
 
     def _break(self) -> None:
         chance = random.Random(f"{self.seed}/faults")  # noqa: S311 - as above
-        current = dict(zip(NODES, range(len(NODES)), strict=True))  # of SIZES, as the ground has started them
         for fault in _in_turn(chance):
             if self._over.wait(chance.uniform(*self.pace.faults)):
                 return
@@ -199,13 +200,13 @@ class Run:
                 continue
             how = signal.SIGTERM if fault.endswith("is upgraded") else signal.SIGKILL
             if fault.endswith("generation") or how == signal.SIGTERM:
-                current[node.name] = (current[node.name] + 1) % len(SIZES)
+                self._sizes[node.name] = (self._sizes[node.name] + 1) % len(SIZES)
             node.away.set()
             since = time.time_ns()
             try:
                 node.probe.process.send_signal(how)
                 node.probe.process.wait(_PATIENCE_S)
-                self.ground.start_probe(node.name, **SIZES[current[node.name]])
+                self.ground.start_probe(node.name, **SIZES[self._sizes[node.name]])
                 node.probe.wait_for("started", _PATIENCE_S)
             finally:
                 node.away.clear()
@@ -223,6 +224,12 @@ class Run:
             is_ready = partial(node.probe.get, "/readyz")
             until(lambda ask=is_ready: ask()[0] == 200, f"a probe on {node.name} that is ready", _PATIENCE_S)  # type: ignore[misc]
             codes.append(node.probe.stop())
+            # When it is stopped, a probe waits for Kafka, which may have just started, for some seconds only. What is
+            # left in its spool then, the next one sends.
+            while not node.probe.lines("stopped")[-1]["flushed"]:
+                self.ground.start_probe(node.name, **SIZES[self._sizes[node.name]])
+                node.probe.wait_for("started", _PATIENCE_S)
+                codes.append(node.probe.stop())
         captures.close()
         self._note_takeovers()
         batches = self.ground.broker.batches(f"{self.ground.site.prefix}.verdicts.raw")
