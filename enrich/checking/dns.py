@@ -40,7 +40,7 @@ def egress_without_dns(checked: Checked) -> Iterator[Finding]:
     for pod in _subjects(checked):
         isolating = tuple(
             policy
-            for policy in checked.view.policies.values()
+            for policy in checked.views[pod.namespace].policies.values()
             if isolates(policy, pod, Direction.EGRESS) and not is_audited(checked.view, policy)
         )
         if isolating and not _resolves(checked, pod, isolating):
@@ -51,7 +51,7 @@ def egress_without_dns(checked: Checked) -> Iterator[Finding]:
 
 def _subjects(checked: Checked) -> Iterator[Pod]:
     """Yield all pods, and for a namespace that has none in the files a pod for each of its policies."""
-    for namespace in {policy.namespace for policy in checked.view.policies.values()}:
+    for namespace in checked.views:
         if namespace not in checked.repository.unsure:
             yield from checked.by_namespace.get(namespace, ())
     for policy in checked.view.policies.values():
@@ -75,7 +75,7 @@ def _resolves(checked: Checked, pod: Pod, isolating: Iterable[NetworkPolicy]) ->
     addresses = [Endpoint(_NODE_CACHE), Endpoint(_PUBLIC)]
     for peer in (*servers, *own, *addresses):
         at = Endpoint(peer.ip or _ip(peer.pod), peer.pod)
-        if decide(checked.view, pod, Direction.EGRESS, at, Protocol.UDP, _PORT).allowed:
+        if decide(checked.views[pod.namespace], pod, Direction.EGRESS, at, Protocol.UDP, _PORT).allowed:
             return True
     return any(_means_dns(policy) for policy in isolating)
 

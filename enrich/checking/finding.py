@@ -86,6 +86,9 @@ class Checked:
     view: PolicyView
     by_namespace: Mapping[str, tuple[Pod, ...]]
     """The pods of each namespace that has some in the files."""
+    views: Mapping[str, PolicyView]
+    """For each namespace that has NetworkPolicies, the cluster with only these of them. Those of others never matter
+    there, and there may be thousands."""
 
     def place(self, policy: Policy, path: str = "") -> Place:
         """Return where a field of a policy is."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
-from enrich.checking.finding import RULES, CheckRule, Finding
+from enrich.checking.finding import RULES, UNREADABLE, CheckRule, Finding
 from enrich.runtime.version import version_text
 from enrich.sources.repository import Repository
 
@@ -57,7 +57,7 @@ def as_sarif(_repository: Repository, findings: Sequence[Finding], notes: Sequen
         "columnKind": "utf16CodeUnits",
         "invocations": [
             {
-                "executionSuccessful": True,
+                "executionSuccessful": all(one.rule is not UNREADABLE for one in findings),
                 "toolExecutionNotifications": [{"level": "note", "message": {"text": note}} for note in notes],
             }
         ],

@@ -114,6 +114,10 @@ def test_sarif_has_what_readers_of_it_require() -> None:
     rules = run_of["tool"]["driver"]["rules"]
     assert run_of["tool"]["driver"]["name"] == "weir check"
     assert [rule["id"] for rule in rules] == [rule.id for rule in RULES]
+    assert run_of["invocations"][0]["executionSuccessful"] is True
+    unread = orjson.loads(run("-", "-o", "sarif", stdin="a: [").stdout)["runs"][0]
+    assert unread["invocations"][0]["executionSuccessful"] is False
+    assert "region" not in unread["results"][0]["locations"][0]["physicalLocation"]
     (result,) = run_of["results"]
     assert rules[result["ruleIndex"]]["id"] == result["ruleId"] == "policy-selects-nothing"
     assert result["level"] == "error"
