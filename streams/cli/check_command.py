@@ -32,7 +32,7 @@ _REPORTS: Final[dict[str, Callable[[Repository, Sequence[Finding], Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _Checked:
     repository: Repository
     findings: list[Finding]
     notes: list[str]
@@ -93,10 +93,10 @@ def check(paths: Sequence[Path], ignored: Collection[str], output: str, *, stric
     sys.exit(answer.exit_code(strict=strict))
 
 
-def _answer(paths: Sequence[Path], ignored: Collection[str]) -> _Answer:
+def _answer(paths: Sequence[Path], ignored: Collection[str]) -> _Checked:
     repository = read_repository(paths)
     findings = [one for one in find(repository) if one.rule.id not in ignored]
-    return _Answer(repository, findings, list(_notes(repository)))
+    return _Checked(repository, findings, list(_notes(repository)))
 
 
 def _notes(repository: Repository) -> Iterator[str]:
@@ -109,7 +109,7 @@ def _notes(repository: Repository) -> Iterator[str]:
         yield f"what selects nothing in namespace {namespace} cannot be said: {why}"
 
 
-def _print(answer: _Answer, output: str) -> None:
+def _print(answer: _Checked, output: str) -> None:
     if output != "text":
         click.echo(_REPORTS[output](answer.repository, answer.findings, answer.notes))
         return

@@ -22,13 +22,13 @@ VERDICTS_OF_A_CORE: Final = Fact(227_000, "measurements.md", "29,000 to 66,000 |
 """Verdicts that a worker makes records of in a second of CPU, with 100,000 pods and 100 changes a second."""
 VERDICTS_OF_A_BROKER: Final = Fact(813_000, "measurements.md", "from the ring to acknowledged Kafka | 813,000")
 """Verdicts a second that one broker took, in large batches, on two cores that the probe used as well."""
-RAW_BYTES_LARGE: Final = Fact(18.2, "scale.md", "batches of 1,000 | 18.2")
+RAW_BYTES_LARGE: Final = Fact(35.0, "scale.md", "batches of 1,000 | 35.0")
 """Bytes of a verdict in the raw topic, in batches of 1,000."""
-RAW_BYTES_SMALL: Final = Fact(96, "scale.md", "batches of 10 | 96")
+RAW_BYTES_SMALL: Final = Fact(105.2, "scale.md", "batches of 10 | 105.2")
 """The same in batches of 10."""
-FLOW_BYTES: Final = Fact(149, "scale.md", "`flows`, ten records of a partition at once | 149")
+FLOW_BYTES: Final = Fact(210.6, "scale.md", "`flows`, ten records of a partition at once | 210.6")
 """Bytes of a record on the topic of flows."""
-DENIED_BYTES: Final = Fact(146, "scale.md", "`flows.denied`, ten records of a partition at once | 146")
+DENIED_BYTES: Final = Fact(207.9, "scale.md", "`flows.denied`, ten records of a partition at once | 207.9")
 """Bytes of a record on the topic of denied flows."""
 STATUS_BYTES: Final = Fact(1_000, "scale.md", "A record with a tally takes about 1,000 bytes")
 INTERVAL_BYTES: Final = Fact(400, "measurements.md", "About 400 bytes per record")

@@ -66,7 +66,8 @@ def measure(servers: str, folder: Path, work: Path, verdicts: int, sizes: Sequen
 
 def _bytes(servers: str, folder: Path, topic: str, values: Sequence[bytes], together: int) -> int:
     """Send values, some at once, and return what they take on the broker's disk."""
-    AdminClient({"bootstrap.servers": servers}).create_topics([NewTopic(topic, 1, 1)])[topic].result(60)
+    admin = AdminClient({"bootstrap.servers": servers})  # what it is asked ends with it
+    admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(60)
     producer = Producer({"bootstrap.servers": servers, **RELIABLE_PRODUCER, "linger.ms": 1000})
     for first in range(0, len(values), together):
         for value in values[first : first + together]:
