@@ -112,7 +112,9 @@ def _files(paths: Iterable[Path], made: Repository) -> Iterator[Path]:
     seen: set[Path] = set()
     for path in paths:
         if path == STDIN or not path.is_dir():
-            yield path
+            if path not in seen:
+                yield path
+            seen.add(path)
             continue
         found = manifest_files(path)
         if not found:

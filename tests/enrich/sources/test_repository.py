@@ -115,6 +115,14 @@ def test_lists_of_workloads_are_read(tmp_path: Path) -> None:
     assert set(deliver(read(tmp_path, a=listed)).pods) == {Name("default", "a")}
 
 
+def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
+    read(tmp_path, a=POLICY)
+    file = tmp_path / "a.yaml"
+    for paths in ([file, file], [file, tmp_path], [tmp_path, file], [tmp_path, tmp_path]):
+        found = read_repository(paths)
+        assert (found.files, found.problems) == (1, [])
+
+
 def test_charts_and_patches_are_not_read_and_that_is_said(tmp_path: Path) -> None:
     (tmp_path / "chart/templates").mkdir(parents=True)
     (tmp_path / "chart/Chart.yaml").write_text("name: c\n")
