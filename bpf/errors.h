@@ -65,7 +65,7 @@ static __always_inline bool find_quoted(struct work *w)
 	return 1;
 }
 
-/* Whether policy allows the connection of w->key now. Changes nothing of it. */
+/* Whether policy allows the connection of w->key, which must not be expired, now. Changes nothing of it. */
 static __always_inline bool is_allowed_now(struct work *w, struct endpoint *endpoint,
 					   const struct connection *connection)
 {

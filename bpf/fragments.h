@@ -62,9 +62,11 @@ static __always_inline bool still_passes(struct work *w, struct endpoint *endpoi
 		return 1;
 	w->key = first->connection;
 	connection = connections.lookup(&w->key);
+	if (!connection)
+		return 0;
 	/* Of a packet to a Service address the exit decides. It may not have seen the first fragment yet. */
-	if (!connection || !((hook == POD_EGRESS && connection->state & CONNECTION_DIALLED) ||
-			     is_allowed_now(w, endpoint, connection)))
+	if (!(hook == POD_EGRESS && connection->state & CONNECTION_DIALLED) &&
+	    (is_expired(connection, w->key.protocol, w->now) || !is_allowed_now(w, endpoint, connection)))
 		return 0;
 	first->epoch = w->epoch;
 	return 1;

@@ -29,7 +29,7 @@ from probe.kernel.endpoints import Bound, Surroundings
 from probe.kernel.ends_layout import ENDS
 from probe.kernel.generations import open_generation
 from probe.kernel.installer import Installer
-from probe.kernel.layout import ENDPOINT_SIDES, Config
+from probe.kernel.layout import CONNECTION, ENDPOINT_SIDES, Config
 from probe.kernel.plan import Installed
 from probe.kernel.tunnel_ports import set_tunnel_ports
 from probe.ledger import Ledger
@@ -297,6 +297,15 @@ class Rig:
         keys, _ = self.maps["connections"].entries()
         found: np.ndarray[Any, np.dtype[np.void]] = keys[keys["endpoint"] == number]
         return found
+
+    def edit_flows_of(self, name: str, change: Callable[[np.ndarray[Any, np.dtype[np.void]]], object]) -> None:
+        """Change the entries of a pod's connections: ``change`` gets an array of each."""
+        number, table = self.installer.endpoints[self.pods[name].index], self.maps["connections"]
+        keys, values = table.entries()
+        for key, value in zip(keys[keys["endpoint"] == number], values[keys["endpoint"] == number], strict=True):
+            entry = np.array([value], CONNECTION)
+            change(entry)
+            table.set(key.tobytes(), entry.tobytes())
 
     def drain(self) -> np.ndarray[Any, np.dtype[np.void]]:
         """Return all verdicts in the ring, and release them. Those of earlier generations come first."""

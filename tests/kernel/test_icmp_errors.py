@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
 from netns import listen, open_socket
 
-from probe.kernel.layout import CONNECTION
 from tests.kernel.ear import Ear, new_mark
 from tests.kernel.errors import ROUTER, TOO_BIG, UNREACHABLE, WORLD, Site, call, packet, quote
 from tests.kernel.frames import Wire, icmp, ipv4, ipv6, tcp, udp
@@ -59,18 +57,8 @@ def test_an_error_follows_the_policy_of_now(site: Site, family: int) -> None:
 def test_an_error_about_an_old_connection_is_none(site: Site, family: int) -> None:
     site.allow(53)
     quoted = call(site, family)
-    edit(site.rig, "a/client", lambda entry: entry["last_ns"].fill(1))
+    site.rig.edit_flows_of("a/client", lambda entry: entry["last_ns"].fill(1))
     assert is_denied(site, family, quoted)
-
-
-def edit(rig: Rig, name: str, change: Callable[[np.ndarray], object]) -> None:
-    """Change the entries of a pod's connections."""
-    number, table = rig.installer.endpoints[rig.pods[name].index], rig.maps["connections"]
-    keys, values = table.entries()
-    for key, value in zip(keys[keys["endpoint"] == number], values[keys["endpoint"] == number], strict=True):
-        entry = np.array([value], CONNECTION)
-        change(entry)
-        table.set(key.tobytes(), entry.tobytes())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

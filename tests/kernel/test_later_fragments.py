@@ -100,6 +100,18 @@ def test_later_fragments_follow_the_policy_of_now(path: Path, family: int) -> No
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_later_fragments_of_a_connection_that_has_ended_stop_with_the_next_change(path: Path, family: int) -> None:
+    path.send(family, FIRST, 0, 3)
+    assert path.arrives(family, 3)
+    path.change()
+    assert path.arrives(family, 3)
+    path.change()
+    subject = "a/server" if path.hook == "pod ingress" else "a/client"
+    path.rig.edit_flows_of(subject, lambda entry: entry["last_ns"].fill(1))
+    assert not path.arrives(family, 3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_fragment_that_comes_when_nobody_waits_for_it_is_dropped(path: Path, family: int) -> None:
     path.send(family, FIRST, 0, 2)
     assert path.arrives(family, 2)
