@@ -55,9 +55,10 @@ def _knows(site: Site, port: int) -> bool:
 @pytest.mark.parametrize("own", ["tcx", "clsact"], indirect=True)
 def test_an_error_finds_a_connection_of_either_generation(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.allow(53)
+    restart(site.rig, CONNECTIONS=1 << 17)
+    # Not before the start, which may compile for more than the 30 s that a connection without an answer lives.
     carried = {family: call(site, family, own=_CARRIED) for family in FAMILIES}
     opened: list[tuple[int, bytes]] = []
-    restart(site.rig, CONNECTIONS=1 << 17)
 
     def look(hook: str) -> None:
         port = {"egress": _BEFORE, "ingress": _BETWEEN, "": _AFTER}[hook]
@@ -83,9 +84,9 @@ def test_an_error_finds_a_connection_of_either_generation(site: Site, monkeypatc
 def test_an_error_follows_the_policy_of_the_programs_that_judge_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection is in the other table, as allowed; what takes over denies it."""
     site.allow(53, 80)
+    restart(site.rig, CONNECTIONS=1 << 17)
     good = {family: call(site, family, 80, _CARRIED) for family in FAMILIES}
     passed: list[tuple[str, bool]] = []
-    restart(site.rig, CONNECTIONS=1 << 17)
 
     def look(hook: str) -> None:
         for family in FAMILIES if hook != "ingress" else ():
