@@ -49,7 +49,10 @@ class Carrier:
             if name in old and bpf.map_info(old[name].fd).number != bpf.map_info(new[name].fd).number
         ]
         self._old, self._new = old, new
-        self._link()
+        for theirs, ours in self._tables:
+            # The old programs may run until the last interface is moved, and read an entry as their version writes it.
+            if ours.name == "connections" and ours.layout == theirs.layout and "other_table" in old:
+                self._link(theirs, ours)
         self._carried_ns = 0
         """When the last copy began, by the monotonic clock; 0: there was none."""
 
@@ -68,13 +71,15 @@ class Carrier:
             _copy(converted(keys, new.layout.key), values, new, insert)
         self._carried_ns = began_ns
 
-    def _link(self) -> None:
+    def _link(self, theirs: Map, ours: Map) -> None:
         """Let the programs of both generations look into each other's table of connections."""
-        ours, theirs = self._new["connections"], self._old["connections"]
-        # They may run until the last interface is moved, and read an entry as their own version writes it.
-        if "other_table" in self._old and ours.layout == theirs.layout:
+        try:
             self._new["other_table"].set(_ONLY, theirs.fd.to_bytes(4, "little"))
             self._old["other_table"].set(_ONLY, ours.fd.to_bytes(4, "little"))
+        except OSError as error:
+            # The kernel also compares what no layout says, such as the maps' flags.
+            log.warning("the tables of connections of two generations cannot be linked: ICMP errors about connections "
+                        "that are opened while interfaces are moved may be denied", error=str(error))  # fmt: skip
 
     def _insert_connection(self, key: bytes, value: bytes) -> None:
         own = Payer(int(np.frombuffer(key, CONNECTION_KEY)["endpoint"][0]), OWN)
