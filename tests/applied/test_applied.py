@@ -13,7 +13,7 @@ from tests.applied.search import run_round
 from tests.applied.trial import Account, run_trial
 from tests.applied.worlds import Case
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.kernel
 
 SEED = 16
 TRIALS = 10

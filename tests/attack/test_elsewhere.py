@@ -17,7 +17,6 @@ from tests.programs import CACHE
 
 
 @pytest.mark.kernel
-@pytest.mark.timeout(300)
 def test_another_kernel_finds_what_was_compiled_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     possible = Path("/sys/devices/system/cpu/possible").read_text().strip()
     cpus = int(possible.rpartition("-")[2]) + 1

@@ -30,7 +30,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.kernel
 @pytest.mark.kafka
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_quick_bench_runs_counts_everything_and_leaves_nothing_behind(tmp_path: Path) -> None:
     done = bench("--quick", "--json", str(tmp_path / "bench.json"))
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ from tests.kafka.health_truth import HealthTruth
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1800)
 def test_nothing_is_lost_or_wrongly_named_and_health_is_true_under_all_faults() -> None:
     done = CliRunner().invoke(main, ["--short", "--seed", "1"], catch_exceptions=False)
     last = r"^[1-9]\d* faults, [1-9]\d* verdicts, 0 lost, 0 wrong names, 0 s of false health\n\Z"

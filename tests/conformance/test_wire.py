@@ -14,7 +14,7 @@ from tests.conformance.state import State
 from tests.conformance.suite import OWN
 from tests.conformance.wire import Wire
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.kernel
 
 SOURCE, DESTINATION = "shop/web", "shop/db"
 

@@ -22,7 +22,6 @@ _LINK, _TUNNEL = "up0", "tun0"
 _LINK_MTU: Final = 1600
 """What the tunnel adds has room beside a whole packet of a pod, so nobody is told of a smaller MTU."""
 _PORT: Final = 4789
-_PATIENCE_S: Final = 120
 
 
 @dataclass
@@ -66,7 +65,7 @@ class Node:
                 return None
             return self.probe.metric("kubeweir_probe_attached_pods") == pods or None
 
-        until(is_done, f"{pods} pods under policy on {self.name}", _PATIENCE_S)
+        until(is_done, f"{pods} pods under policy on {self.name}")
 
     def way(self, to: Node, family: int) -> str:
         """Return how iproute2 says the way to another node."""

@@ -25,7 +25,7 @@ HOME = Path("/run/kubeweir-demo")
 PINS = Path("/sys/fs/bpf/kubeweir-demo")
 SCHEMA = orjson.loads((ROOT / "enrich/schemas/flow.schema.json").read_bytes())
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 class Run:

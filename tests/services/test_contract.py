@@ -39,7 +39,6 @@ def schema_of(name: str) -> dict[str, Any]:
     return load(Path(message["payload"]["schema"]["$ref"]).name.partition(".")[0])
 
 
-@pytest.mark.timeout(300)
 def test_real_records_are_as_the_documents_say(running: Running) -> None:
     running.send()
     running.site.send(b"no batch")

@@ -106,7 +106,6 @@ def port(service: Service, role: str) -> str:
     return f"127.0.0.1:{service.wait_for('starting', role=role)['metrics_port']}"
 
 
-@pytest.mark.timeout(300)
 def test_every_query_of_the_dashboards_and_of_the_rules_has_its_series(running: Running, tmp_path: Path) -> None:
     service, probe = running.service, running.probe
     targets = {

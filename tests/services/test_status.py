@@ -15,7 +15,6 @@ from tests.services.conftest import Running
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.timeout(300)
 def test_all_that_the_node_has_decided_is_accounted_for(running: Running) -> None:
     for _ in range(20):
         running.send()
