@@ -155,7 +155,7 @@ class Probe:
     def wait_until_sent(self) -> None:
         """Wait until Kafka has all verdicts of the kernel: a stop sends what is left for some seconds only."""
         left = ("kubeweir_probe_ring_unread_verdicts", "kubeweir_probe_spool_batches")
-        until(lambda: not any(map(self.metric, left)), lambda: f"an empty spool: {self.get('/metrics')[1]}")
+        until(lambda: not any(self.metric(name) for name in left), lambda: f"an empty spool: {self.get('/metrics')[1]}")
 
     def wait_until_enforced(self) -> None:
         def enforced() -> bool | None:
