@@ -226,7 +226,7 @@ class Run:
             codes.append(node.probe.stop())
             # When it is stopped, a probe waits for Kafka, which may have just started, for some seconds only. What is
             # left in its spool then, the next one sends.
-            while not node.probe.lines("stopped")[-1]["flushed"]:
+            while not codes[-1] and not node.probe.lines("stopped")[-1]["flushed"]:
                 self.ground.start_probe(node.name, **SIZES[self._sizes[node.name]])
                 node.probe.wait_for("started", _PATIENCE_S)
                 codes.append(node.probe.stop())
