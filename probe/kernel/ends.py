@@ -34,3 +34,9 @@ def references(maps: Maps) -> dict[str, set[int]]:
         for kind in found:
             found[kind] |= distinct(verdicts[kind])
     return found
+
+
+def with_references(maps: Maps, found: dict[str, set[int]]) -> dict[str, set[int]]:
+    """Return ``found``, numbers of the ledger by kind, together with those of :func:`references`."""
+    ends = references(maps)
+    return {kind: numbers | ends.get(kind, set()) for kind, numbers in found.items()}

@@ -39,8 +39,7 @@ import structlog
 from probe.kernel import bpf, description
 from probe.kernel.carrying import Carrier, copy_endpoints, forget_other_table
 from probe.kernel.deny_windows import DenyWindows, packets_waiting
-from probe.kernel.ends import references as ends_references
-from probe.kernel.ends import report_all
+from probe.kernel.ends import report_all, with_references
 from probe.kernel.ends_layout import ENDS, ENDS_MAPS, TRAFFIC_MAP
 from probe.kernel.layout import MAPS, VERSION, Config
 from probe.kernel.maps import Maps
@@ -105,7 +104,8 @@ class Predecessor:
 
     def references(self) -> dict[str, set[int]]:
         """Return the numbers of the ledger that are still to be reported, by kind, without those of shared maps."""
-        return self.windows.references() if self._shares_traffic else _references(self.windows, self.maps)
+        found = self.windows.references()
+        return found if self._shares_traffic else with_references(self.maps, found)
 
     def rotate(self) -> None:
         """Close the deny windows, unless that is done for good."""
@@ -173,7 +173,7 @@ class Generation:
 
     def references(self) -> dict[str, set[int]]:
         """Return the numbers of the ledger that open deny windows, and connections to be reported, have, by kind."""
-        return _references(self._windows, self.maps)
+        return with_references(self.maps, self._windows.references())
 
     def carry(self) -> None:
         """Carry over the connections that have changed since the last call."""
@@ -279,11 +279,6 @@ def _gather_links(folder: Path, links: Path) -> None:
             with bpf.closing(bpf.get(place)) as other:
                 bpf.link_detach(other)
         pin.rename(place)
-
-
-def _references(windows: DenyWindows, maps: Maps) -> dict[str, set[int]]:
-    ends = ends_references(maps)
-    return {kind: numbers | ends.get(kind, set()) for kind, numbers in windows.references().items()}
 
 
 def _unused_epoch(highest: int) -> int:
