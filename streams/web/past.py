@@ -16,8 +16,10 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from enrich.history.comparing import AFTER_NS, BEFORE_NS
 from enrich.history.stand_ins import EVERYWHERE
-from enrich.policy.matching import PolicyView
+from enrich.history.timeline import Scope, Timeline
+from enrich.model import NetworkPolicy, Policy
 from enrich.wire.flow import Flow
 from streams.cli.explain_past import intervals_of, nanoseconds, of_record
 from streams.cli.past import load_past
@@ -34,6 +36,7 @@ from streams.observing.observe import MAX_RECORD_BYTES, last_matching, parse_sin
 from streams.observing.record_search import ID, Found, Span, find_record
 from streams.settings import Settings
 from streams.web.query import Query
+from streams.web.viewers import EVERYWHERE as ALL_NAMESPACES
 from streams.web.viewers import Viewer, sees, sees_both
 
 LAST: Final = 200
@@ -51,6 +54,8 @@ _MAX_MEMORY: Final = 192 << 20
 three people may ask at once."""
 _MAX_SHOWN: Final = 20
 """Policies of a record that are shown as YAML."""
+_MAX_YAML: Final = 96 << 10
+"""Bytes of them, as the journal has them. A policy may have a megabyte, and takes the page a second for each 96 KiB."""
 _ASK_S: Final = 5.0
 _ASK_AGAIN_S: Final = 0.02
 T = TypeVar("T")
@@ -174,16 +179,38 @@ class PastQuestions:
             return answer
         answer["lines"] = [[depth, style, text] for depth, style, text in past_lines(found)]
         answer["then"] = found.then.verdict
-        answer["policies"] = _named_policies(past.timeline.view_at(at_ns), flow)
+        sees_all = decided(lambda: viewer.may_see(ALL_NAMESPACES))
+        answer["policies"] = list(_named_policies(past.timeline, at_ns, flow, sees_all=sees_all))
         return answer
 
 
-def _named_policies(view: PolicyView, flow: Flow) -> list[dict[str, str]]:
-    """Return the policies that a record names, as they were at its time; ``yaml`` is empty if one cannot be whole."""
-    there = {(type(one).__name__, one.key.namespace, one.name): one for one in view.all_policies()}
+def _named_policies(timeline: Timeline, at_ns: int, flow: Flow, *, sees_all: bool) -> Iterator[dict[str, str]]:
+    """Yield the policies that a record names: ``yaml`` as it was at a time, and in ``note`` what is to be known of it.
+
+    Whoever may write to the topic of records chooses the names in one. ``sees_all``: whether policies of other
+    namespaces than those of the ends may be shown, and those of the whole cluster, which name any namespace."""
+    ends, left = {flow.src.namespace, flow.dest.namespace}, _MAX_YAML
+    there = {(type(one).__name__, one.key.namespace, one.name): one for one in timeline.view_at(at_ns).all_policies()}
     names = dict.fromkeys((one.kind, one.namespace, one.name) for one in (*flow.policies, *flow.isolated_by))
-    return [
-        {"name": f"{namespace}/{name}" if namespace else name, "yaml": policy_yaml(there[kind, namespace, name])}
-        for kind, namespace, name in list(names)[:_MAX_SHOWN]
-        if (kind, namespace, name) in there
-    ]
+    for kind, namespace, name in list(names)[:_MAX_SHOWN]:
+        shown = {"name": f"{namespace}/{name}" if namespace else name, "yaml": "", "note": ""}
+        policy, scope = there.get((kind, namespace, name)), Scope(namespace)
+        if not sees_all and (kind != NetworkPolicy.__name__ or namespace not in ends):
+            shown["note"] = "To see it takes the right for all namespaces."
+        elif why := timeline.unknown(scope, at_ns, at_ns):
+            shown["note"] = f"What it was then is not known: {why}."
+        elif policy is None:
+            continue
+        elif (size := _size(policy)) > left:
+            shown["note"] = "It is too large to be shown here."
+        else:
+            left -= size
+            shown["yaml"] = policy_yaml(policy)
+            around = timeline.changes(scope, max(0, at_ns - BEFORE_NS), at_ns + AFTER_NS)
+            if any((one.kind, one.namespace, one.name) == (kind, namespace, name) for one in around):
+                shown["note"] = "It was changed about then, and the node may have had the version before or after this."
+        yield shown
+
+
+def _size(policy: Policy) -> int:
+    return len(msgspec.json.encode(policy))

@@ -58,8 +58,9 @@ export function startDetail({ filter, closed }) {
       const found = await get(`/api/explain?${new URLSearchParams({ id: flow.id, at: flow.timestamp })}`, { signal });
       const lines = found.lines.map(([depth, style, text]) => el("p", { class: `depth-${Math.min(depth, 6)} ${["bold", "dim", "yellow", "green", "red"].includes(style) ? style : ""}` }, plain(text)));
       fill(explained, ...(lines.length ? lines : [el("p", { class: "note" }, plain(found.why))]));
-      fill(policies, ...found.policies.map(({ name, yaml }) => el("details", { class: "card" },
-        el("summary", {}, "Policy ", el("span", { class: "mono" }, plain(name)), ", as it was then"), yaml ? yamlPart(yaml) : noYaml())));
+      fill(policies, ...found.policies.map(({ name, yaml, note }) => el("details", { class: "card" },
+        el("summary", {}, "Policy ", el("span", { class: "mono" }, plain(name)), ", as it was then"),
+        note ? el("p", { class: "note" }, plain(note)) : null, yaml ? yamlPart(yaml) : note ? null : noYaml())));
     } catch (error) {
       if (error.name !== "AbortError") fill(explained, el("p", { class: "error" }, plain(error.message)));
     } finally {

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import yaml
 
+from enrich.history.timeline import Timeline
 from enrich.wire.flow import NamedPolicy
 from enrich.wire.journal import JournalEntry
 from streams.journal.reading import within_memory
@@ -17,8 +18,8 @@ from streams.settings import Settings
 from streams.web import past
 from streams.web.past import PastQuestions, _named_policies
 from streams.web.viewers import Everybody
-from tests.enrich.history.advice.policies import network_policy
-from tests.enrich.history.advice.shop import view
+from tests.enrich.history.advice.policies import cluster_policy
+from tests.enrich.history.journals import CLUSTER, at, begin, entry, policy
 from tests.streams.web.records import make_flow
 
 
@@ -43,11 +44,61 @@ def test_a_journal_that_does_not_fit_is_said_in_place_of_an_explanation(monkeypa
     assert read < 16 << 20
 
 
+SPEC = {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"]}
+OF_ACME = {"egress": [{"action": "Deny", "to": [{"namespaces": {"matchLabels": {"customer": "acme"}}}]}]}
+
+
+def named(kind: str, namespace: str, name: str) -> NamedPolicy:
+    return NamedPolicy(kind=kind, namespace=namespace, name=name)
+
+
+def shown(timeline: Timeline, at_ns: int, *names: NamedPolicy, sees_all: bool = True) -> dict[str, dict[str, str]]:
+    """Return the policies of a record of shop by their names."""
+    flow = make_flow(1, policies=names[:1], isolated_by=names[1:])
+    return {one["name"]: one for one in _named_policies(timeline, at_ns, flow, sees_all=sees_all)}
+
+
 def test_the_policies_of_a_record_are_those_of_its_time() -> None:
-    spec = {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"]}
-    there = network_policy("db", spec)
-    whole, gone = (NamedPolicy(kind="NetworkPolicy", namespace="shop", name=name) for name in ("db", "gone"))
-    flow = make_flow(1, policies=(), isolated_by=(whole, gone))
-    (found,) = _named_policies(view(policies={there.key: there}), flow)
-    assert found["name"] == "shop/db"
-    assert yaml.safe_load(found["yaml"])["spec"] == spec
+    timeline = Timeline(CLUSTER, [begin(), entry(policy("db", SPEC), 0), entry(policy("db", {"podSelector": {}}), 900)])
+    names = named("NetworkPolicy", "shop", "db"), named("NetworkPolicy", "shop", "gone")
+    found = shown(timeline, at(600), *names)
+    assert list(found) == ["shop/db"]
+    assert (yaml.safe_load(found["shop/db"]["yaml"])["spec"], found["shop/db"]["note"]) == (SPEC, "")
+
+
+@pytest.mark.parametrize("second", [880, 950])
+def test_a_policy_that_was_changed_about_then_is_not_shown_as_sure(second: int) -> None:
+    timeline = Timeline(CLUSTER, [begin(), entry(policy("db", SPEC), 0), entry(policy("db", {"podSelector": {}}), 900)])
+    found = shown(timeline, at(second), named("NetworkPolicy", "shop", "db"))["shop/db"]
+    assert "version before or after" in found["note"]
+    assert found["yaml"]
+
+
+def test_a_policy_of_an_unknown_time_is_not_shown() -> None:
+    timeline = Timeline(CLUSTER, [begin(), entry(policy("db", SPEC), 0)], at(500))
+    found = shown(timeline, at(600), named("NetworkPolicy", "shop", "db"))["shop/db"]
+    assert (found["yaml"], "the journal ends at" in found["note"]) == ("", True)
+
+
+def test_who_may_see_the_ends_is_not_shown_policies_of_others() -> None:
+    """A record may name any policy, if somebody else can write to its topic."""
+    states = [policy("db", SPEC), policy("db", SPEC, "bank"), cluster_policy("all", OF_ACME)]
+    timeline = Timeline(CLUSTER, [begin(), *(entry(one, 0) for one in states)])
+    names = (named("NetworkPolicy", "shop", "db"), named("NetworkPolicy", "bank", "db"),
+             named("ClusterNetworkPolicy", "", "all"))  # fmt: skip
+    assert all(one["yaml"] for one in shown(timeline, at(600), *names).values())
+    found = shown(timeline, at(600), *names, sees_all=False)
+    assert found["shop/db"]["yaml"]
+    assert [(found[name]["yaml"], "takes the right" in found[name]["note"]) for name in ("bank/db", "all")] == [
+        ("", True)
+    ] * 2
+
+
+def test_large_policies_are_not_written() -> None:
+    """Twenty of a megabyte would take the page minutes."""
+    peers = [{"ipBlock": {"cidr": f"10.0.{number}.0/24"}} for number in range(250)]
+    large = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"from": peers}] * 4}
+    timeline = Timeline(CLUSTER, [begin(), *(entry(policy(f"db{one}", large), 0) for one in range(3))])
+    found = shown(timeline, at(600), *(named("NetworkPolicy", "shop", f"db{one}") for one in range(3)))
+    assert [bool(one["yaml"]) for one in found.values()] == [True, False, False]
+    assert "too large" in found["shop/db2"]["note"]
