@@ -27,6 +27,7 @@ from enrich.parse.manifest import read_manifest
 from enrich.render.template import PROTOCOLS
 from enrich.wire.journal import Profile
 from enrich.wire.pair import PairEnd, PairKey
+from streams.cli.policy_yaml import dumped
 
 MAX_LINES: Final = 20
 """Peers of a rule, or pairs that were left out for one reason, that comments list; the JSON has them all."""
@@ -206,8 +207,7 @@ def peer_text(scope: PeerScope, evidence: Evidence, frame: Frame) -> str:
 
 
 def _dump(part: Any, indent: str = "") -> Iterator[str]:
-    text = yaml.safe_dump(part, sort_keys=False, default_flow_style=False, allow_unicode=False, width=1_000)
-    yield from textwrap.indent(text, indent).rstrip("\n").split("\n")
+    yield from textwrap.indent(dumped(part), indent).rstrip("\n").split("\n")
 
 
 def _comments(text: str, indent: str = "") -> Iterator[str]:
