@@ -52,7 +52,7 @@ class Policies:
 
     async def _policies(self, request: Request) -> Json:
         scope = await self._scope(request)
-        found = await self._ask(request, ("policies", "--manifests", *scope))
+        found = await self._ask(request, scope, ("policies", "--manifests"))
         if "policies" in found:
             found["left_out"] = max(0, len(found["policies"]) - MAX_POLICIES)
             del found["policies"][MAX_POLICIES:]
@@ -61,7 +61,7 @@ class Policies:
     async def _backtest(self, request: Request) -> Json:
         scope = await self._scope(request)
         text = await _pasted(request)
-        found = await self._ask(request, ("backtest", *scope, "--", "-"), text)
+        found = await self._ask(request, scope, ("backtest",), text)
         if "findings" in found:
             found["left_out"] = max(0, len(found["findings"]) - MAX_FINDINGS)
             del found["findings"][MAX_FINDINGS:]
@@ -71,7 +71,7 @@ class Policies:
         scope = await self._scope(request)
         if not request.query_params.get("namespace"):
             raise RefusedError(400, "Choose a namespace: policies are recommended for one at a time.", "namespace")
-        found = await self._ask(request, ("recommend", *scope))
+        found = await self._ask(request, scope, ("recommend",))
         return found if "empty" in found else {"recommended": found["list"]}
 
     async def _scope(self, request: Request) -> tuple[str, ...]:
@@ -98,15 +98,20 @@ class Policies:
             raise RefusedError(403, f"You may not see the namespace {namespace}. Somebody who may: {_HOW}", "namespace")
         return (*options, "--for-reader")
 
-    async def _ask(self, request: Request, words: Sequence[str], stdin: bytes = b"") -> Json:
-        """Return what a command answers; if what is kept does not answer, why. Raises RefusedError."""
+    async def _ask(self, request: Request, scope: Sequence[str], words: Sequence[str], stdin: bytes = b"") -> Json:
+        """Return what a command answers, which reads ``stdin`` unless that is empty; if what is kept does not answer,
+        why. Raises RefusedError."""
+        command = (*words[:1], "--output=json", *words[1:], *scope, *(("--", "-") if stdin else ()))
         async with self._turns.turn():
             if await request.is_disconnected():
                 raise RefusedError(503, "The browser that asked is gone.")
             try:
-                found = await answer_of((*words[:1], "--output=json", *words[1:]), _BOUNDS, stdin, "policies")
+                found = await answer_of(command, _BOUNDS, stdin, "policies")
             except CannotSayError as error:
-                return {"empty": str(error)}
+                found = {"empty": str(error)}
+        # Minutes may have passed, most of them in the queue.
+        if await self._scope(request) != scope:
+            raise RefusedError(403, "What you may see has changed meanwhile: ask again.")
         return found if isinstance(found, dict) else {"list": found}
 
 

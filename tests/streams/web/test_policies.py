@@ -89,6 +89,27 @@ def test_a_reader_asks_about_a_namespace_that_they_may_see_only(path: str, monke
     assert {"--namespace=shop", "--for-reader", "--cluster=c1", "--since=24h", "--output=json"} < set(words)
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_a_right_that_ends_while_a_question_waits_ends_its_answer(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue may take minutes, and a right ends within 75 seconds."""
+    allowed, now = {"", "shop"}, 0.0
+    gate = TokenGate(lambda _, namespace: ALLOWED if namespace in allowed else FORBIDDEN, clock=lambda: now)
+    runs = Runs(monkeypatch)
+    run = runs._run
+
+    async def lose_right(*given: Any) -> Any:
+        nonlocal now
+        allowed.discard("")
+        now += 300
+        return await run(*given)
+
+    monkeypatch.setattr(commands, "run_whole", lose_right)
+    with pytest.raises(RefusedError) as caught:
+        ask(gate, path, "namespace=shop")
+    assert (caught.value.status, len(runs.words)) == (403, 1)
+    assert ask(gate, path, "namespace=shop")
+
+
 @pytest.mark.parametrize("gate", [None, "all"])
 def test_who_may_see_everything_asks_about_everything(gate: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = Runs(monkeypatch)
