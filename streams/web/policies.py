@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -30,6 +30,8 @@ MAX_POLICIES: Final = 1000
 _BOUNDS: Final = Bounds(seconds=60.0, max_printed=16 << 20, max_memory=512 << 20)
 _MAX_WAITING: Final = 6
 _UPLOAD_S: Final = 30.0
+_LOOK_S: Final = 0.5
+"""How often it is looked whether the browser that asked is still there."""
 _NAMESPACE: Final = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _HOW: Final = (
     "kubectl create rolebinding NAME -n NAMESPACE --clusterrole=kubeweir-flows-viewer --serviceaccount=NS:NAME"
@@ -106,13 +108,27 @@ class Policies:
             if await request.is_disconnected():
                 raise RefusedError(503, "The browser that asked is gone.")
             try:
-                found = await answer_of(command, _BOUNDS, stdin, "policies")
+                found = await _while_connected(request, answer_of(command, _BOUNDS, stdin, "policies"))
             except CannotSayError as error:
                 found = {"empty": str(error)}
         # Minutes may have passed, most of them in the queue.
         if await self._scope(request) != scope:
             raise RefusedError(403, "What you may see has changed meanwhile: ask again.")
         return found if isinstance(found, dict) else {"list": found}
+
+
+async def _while_connected(request: Request, answer: Coroutine[Any, Any, Any]) -> Any:
+    """Return an answer, and end its command when the browser is gone: others wait for their turn. Raises RefusedError,
+    and what the answer raises."""
+    asking = asyncio.create_task(answer)
+    try:
+        while not (await asyncio.wait((asking,), timeout=_LOOK_S))[0]:
+            if await request.is_disconnected():
+                raise RefusedError(503, "The browser that asked is gone.")
+        return asking.result()
+    finally:
+        if asking.cancel():
+            await asyncio.wait((asking,))
 
 
 async def _pasted(request: Request) -> bytes:

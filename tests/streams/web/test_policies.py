@@ -110,6 +110,32 @@ def test_a_right_that_ends_while_a_question_waits_ends_its_answer(path: str, mon
     assert ask(gate, path, "namespace=shop")
 
 
+def test_a_command_ends_when_the_browser_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who chooses one time after the other would keep everybody waiting for a minute each."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def long(*_: Any) -> Any:
+        begun.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0)
+            ended.set()
+
+    async def receive() -> dict[str, Any]:
+        await begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def look() -> None:
+        view = Policies(Answers(WebMetrics(CollectorRegistry()), None, "c1"), "c1")
+        await view._policies(Request({"type": "http", "headers": [], "query_string": b""}, receive))
+
+    monkeypatch.setattr(commands, "run_whole", long)
+    with pytest.raises(RefusedError, match="gone"):
+        asyncio.run(asyncio.wait_for(look(), 60))
+    assert ended.is_set()
+
+
 @pytest.mark.parametrize("gate", [None, "all"])
 def test_who_may_see_everything_asks_about_everything(gate: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = Runs(monkeypatch)
