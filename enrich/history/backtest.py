@@ -88,8 +88,10 @@ _Place = tuple[Question, Outcome, str, str]
 class Backtest:
     """Takes the pairs of one cluster, and gives findings."""
 
-    def __init__(self, comparer: Comparer) -> None:
-        self._comparer = comparer
+    def __init__(self, comparer: Comparer, *, for_reader: bool = False) -> None:
+        """``for_reader``: the findings are for somebody who may see the subjects' namespace only. They say nothing more
+        of others than pairs do: not the labels and ports that are there, nor rules of the whole cluster."""
+        self._comparer, self._for_reader = comparer, for_reader
         self._findings: dict[_Place, Finding] = {}
         self._predictions: dict[_Place, Prediction] = {}
         self._unchanged: set[int] = set()
@@ -133,7 +135,7 @@ class Backtest:
             key=lambda one: (order.index(one[1].outcome), -one[1].connections, -one[1].last_ns, repr(one[1].question)),
         )
         for place, finding in found:
-            _explain(finding, self._predictions[place])
+            _explain(finding, self._predictions[place], for_reader=self._for_reader)
             yield finding
 
 
@@ -155,7 +157,7 @@ def _outcome(key: PairKey, prediction: Prediction) -> Outcome:
     return Outcome.NEWLY_ALLOWED if prediction.passes else Outcome.NEWLY_DENIED
 
 
-def _explain(finding: Finding, prediction: Prediction) -> None:
+def _explain(finding: Finding, prediction: Prediction, *, for_reader: bool) -> None:
     """Say what the changed policies decide, and why."""
     decision, case, cases, view = prediction.decision, prediction.case, prediction.cases, prediction.view
     if decision is None or case is None or cases is None or view is None:
@@ -167,18 +169,20 @@ def _explain(finding: Finding, prediction: Prediction) -> None:
     explained = end_decision(case.within(view), traffic)
     finding.text = explained.text
     if finding.outcome is Outcome.NEWLY_DENIED:
-        finding.failed = tuple(_failed(explained))
+        finding.failed = tuple(_failed(explained, finding.question, for_reader=for_reader))
 
 
-def _failed(explained: EndDecision) -> Iterator[str]:
+def _failed(explained: EndDecision, question: Question, *, for_reader: bool) -> Iterator[str]:
     """Yield the terms that fail of each rule of the policies that decided."""
+    hides_peer = for_reader and question.peer.namespace not in ("", question.subject.namespace)
     for tier in explained.tiers:
         for account in tier.policies:
-            if account.decided:
-                yield from _failed_rules(account)
+            # A policy without a namespace is of the whole cluster.
+            if account.decided and (account.namespace or not for_reader):
+                yield from _failed_rules(account, hides_peer=hides_peer)
 
 
-def _failed_rules(account: PolicyAccount) -> Iterator[str]:
+def _failed_rules(account: PolicyAccount, *, hides_peer: bool) -> Iterator[str]:
     name = display_name(account)
     if not account.rules:
         yield f"{name} has no rule of this direction, so it allows nothing"
@@ -186,4 +190,8 @@ def _failed_rules(account: PolicyAccount) -> Iterator[str]:
         if rule.matched:
             yield f"{name} rule {rule.rule}: {rule.text}"
         for one in rule.failed:
-            yield f"{name} rule {rule.rule}: {one.text if one.term == 'ports' else f'{one.term} {one.text}'}"
+            text = one.text if one.term == "ports" else f"{one.term} {one.text}"
+            if hides_peer:
+                # What is required is the reader's own; what the peer has instead, or calls its ports, is not.
+                text = text.partition(" (" if one.term == "ports" else ", but ")[0]
+            yield f"{name} rule {rule.rule}: {text}"

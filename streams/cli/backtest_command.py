@@ -93,7 +93,7 @@ def backtest(
 
 def _judged(window: Window, change: Change, namespace: str | None) -> Backtest:
     """Return the backtest of the pairs of a window whose subject is in a namespace; None: of all. Raises ReadError."""
-    made = Backtest(Comparer(window.past.timeline, window.past.known, change))
+    made = Backtest(Comparer(window.past.timeline, window.past.known, change), for_reader=window.for_reader)
     started = time.monotonic()
     with progress_removed():
         for count, pair in enumerate(window.pairs()):

@@ -14,13 +14,14 @@ from enrich.history.counted_time import CountedTime
 from enrich.history.profile import number_of
 from enrich.history.stand_ins import Known
 from enrich.history.timeline import Timeline
-from enrich.wire.journal import Profile
+from enrich.wire.journal import ContainerPort, Profile
 from enrich.wire.pair import HOUR_NS, Pair, PairEnd, PairKey
 from enrich.wire.pair_coverage import CountedSpan, Coverage
 from enrich.wire.references import PolicyRef
 from streams.cli import advice_window
 from streams.cli.main import command
 from streams.cli.past import Past
+from tests.enrich.history.advice.policies import cluster_policy
 from tests.enrich.history.journals import CLUSTER, at, begin, entry, namespace, policy
 
 OTHERS = "x9-other"
@@ -64,13 +65,20 @@ class Pairs:
 
 @pytest.fixture(autouse=True)
 def _past(monkeypatch: pytest.MonkeyPatch) -> None:
-    states = [WEB, DB, HIDDEN, namespace("shop"), namespace(OTHERS), policy("db", SPEC),
+    use_past(monkeypatch)
+
+
+def use_past(monkeypatch: pytest.MonkeyPatch, *more: Any, **namespace_labels: str) -> None:
+    """Let commands find a past in which some further states and pairs are, and namespaces with some labels."""
+    states = [WEB, DB, HIDDEN, namespace("shop"), namespace(OTHERS, **namespace_labels), policy("db", SPEC),
               policy("foreign", {"podSelector": {}}, OTHERS)]  # fmt: skip
+    states += [one for one in more if not isinstance(one, Pair)]
     timeline = Timeline(CLUSTER, [begin(), *(entry(one, 0) for one in states)])
     by = (PolicyRef("NetworkPolicy", "shop", "db", 0),)
     pairs = [
         pair(DB, end(WEB), 40, reason="policy", policies=by),
         pair(HIDDEN, PairEnd(block="198.51.100.7/32"), 9),
+        *(one for one in more if isinstance(one, Pair)),
     ]
     notes = [f"2 profiles of pods did not fit the journal: what pods of {OTHERS} are is not all known"]
     monkeypatch.setattr(advice_window, "load_past", lambda *_: Past(timeline, Known(timeline.profiles), list(notes)))
@@ -124,3 +132,46 @@ def test_a_backtest_of_a_namespace_is_about_its_pods() -> None:
         sum(one["connections"] for one in json.loads(ask("backtest", "--", "-", stdin=text).stdout)["sums"].values())
         == 49
     )
+
+
+def backtested(monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any], *more: Any) -> tuple[str, list[dict[str, Any]]]:
+    """Return what a backtest of the policy shop/egress says to who may see everything, and its findings for a reader
+    of shop. The namespace and the pods of the other end have labels that records do not have."""
+    use_past(monkeypatch, API, *more, customer="x9-namespace-label")
+    text = yaml.safe_dump({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": spec,
+                           "metadata": {"name": "egress", "namespace": "shop"}})  # fmt: skip
+    told = ask("backtest", "-n", "shop", "--", "-", stdin=text).output
+    return told, json.loads(ask("backtest", *READER, "--", "-", stdin=text).stdout)["findings"]
+
+
+API = Profile(namespace=OTHERS, workload_kind="Deployment", workload_name="api", labels={"grade": "x9-pod-label"},
+              ports=(ContainerPort("http", 4242, 6),))  # fmt: skip
+TO_API = {"direction": "egress", "port": 8080}
+
+
+def test_a_backtest_does_not_say_what_the_labels_of_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who pastes a policy chooses which labels it asks for."""
+    grades = {"matchExpressions": [{"key": "grade", "operator": "In", "values": ["q", "r"]}]}
+    to = [{"namespaceSelector": {"matchLabels": {"customer": "q"}}}, {"namespaceSelector": {}, "podSelector": grades}]
+    spec = {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Egress"],
+            "egress": [{"to": to, "ports": [{"port": "http", "protocol": "TCP"}]}]}  # fmt: skip
+    told, (found,) = backtested(monkeypatch, spec, pair(WEB, end(API), 5, **TO_API))
+    assert all(one in told for one in ("x9-namespace-label", "x9-pod-label", "4242"))
+    assert found["failed"] == [
+        "shop/egress rule 0: to[0].namespaceSelector requires customer=q",
+        "shop/egress rule 0: to[1].podSelector requires grade in (q, r)",
+        "shop/egress rule 0: port 8080/TCP is not among http/TCP",
+    ]
+
+
+def test_a_backtest_does_not_say_what_rules_of_the_whole_cluster_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    tenants = {"namespaces": {"matchLabels": {"customer": "x9-tenant"}}}
+    base = cluster_policy("base", {"tier": "Baseline", "egress": [
+        {"action": "Accept", "to": [tenants]}, {"action": "Deny", "to": [{"namespaces": {}}]}]})  # fmt: skip
+    opened = {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Egress"], "egress": [{}]}
+    of_nobody = {**opened, "podSelector": {"matchLabels": {"app": "nobody"}}}
+    by = (PolicyRef("NetworkPolicy", "shop", "egress", 0),)
+    seen = pair(WEB, end(API), 5, reason="policy", policies=by, **TO_API)
+    told, (found,) = backtested(monkeypatch, of_nobody, base, policy("egress", opened), seen)
+    assert "x9-tenant" in told
+    assert (found["would"]["policies"][0]["name"], found["failed"]) == ("base", [])
