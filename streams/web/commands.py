@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
+import structlog
 
 from streams.cli.runs import Bounds, TooMuchPrintedError, run_whole
 from streams.web.answers import RefusedError
 
+log = structlog.get_logger("kubeweir.streams")
+
 _WRONG: Final = 2
 _CANNOT_SAY: Final = "cannot say: "
 """What a command says before the reason why what is kept does not answer."""
+_FRAME: Final = re.compile(' +File ".*", line [0-9]+')
+"""A line of a traceback."""
 
 
 class CannotSayError(Exception):
@@ -47,4 +53,8 @@ async def answer_of(words: Sequence[str], bounds: Bounds, stdin: bytes = b"", fi
         raise RefusedError(400, "\n".join(ended.lines), field)
     if ended.lines and ended.lines[-1].startswith(_CANNOT_SAY):
         raise CannotSayError(ended.lines[-1].removeprefix(_CANNOT_SAY))
+    if any(map(_FRAME.match, ended.lines)):
+        # It may have any name in it, and is for the maintainers.
+        log.error("a command for the page has failed", command=name, lines=ended.lines)
+        raise RefusedError(503, f"{name} has failed. The log of the page's server says where.")
     raise RefusedError(503, " ".join(ended.lines) or f"{name} has said nothing.")

@@ -187,6 +187,11 @@ BOUNDS = Bounds(60, 1 << 20, 512 << 20)
         (Ended(None, is_late=True, lines=[]), 503, "weir backtest takes longer than 60 s"),
         (Ended(None, is_late=False, lines=[], is_too_large=True), 503, "takes more than 512 MiB of memory"),
         (Ended(-9, is_late=False, lines=[]), 503, "weir backtest has said nothing"),
+        (
+            Ended(3, is_late=False, lines=['  File "a.py", line 7, in f', "KeyError: 'bank'"]),
+            503,
+            "^weir backtest has failed. The log of the page's server says where.$",
+        ),
     ],
 )
 def test_why_there_is_no_answer(ended: Ended, status: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
