@@ -97,7 +97,8 @@ function show(found) {
   if (!policies?.length) {
     fill(byId("shown"));
     if (found.empty) sayEmpty("It cannot be said how policies were used.", plain(found.empty));
-    else sayEmpty(namespace() ? `${plain(namespace())} has no policies.` : "There are no policies.", "Every connection of its pods is allowed. Below, the least policies that allow what was seen can be made.");
+    else if (namespace()) sayEmpty(`${plain(namespace())} has no NetworkPolicies.`, "Only policies of the whole cluster can deny what its pods do. Below, the least policies that allow what was seen can be made.");
+    else sayEmpty("There are no policies.", "Every connection is allowed. Choose a namespace, and the least policies that allow what was seen in it can be made below.");
     return;
   }
   const head = ["Policy", "Selects", "Decided", "Last match", "Worth a look"].map((text) => el("th", { scope: "col" }, text));

@@ -9,7 +9,6 @@ import { yamlPart } from "./yaml.js";
 const MAX_BYTES = 1 << 20;
 const FAILED = 5;
 const OUTCOMES = [["newly denied", "deny"], ["newly allowed", "allow"], ["unchanged", ""], ["cannot say", "audit"]];
-const PROTOCOLS = { 1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp" };
 const number = new Intl.NumberFormat("en-US");
 const connections = (count) => `${number.format(count)} ${count === 1 ? "connection" : "connections"}`;
 
@@ -28,7 +27,7 @@ function findingPart(found) {
   const failed = (found.failed || []).slice(0, FAILED);
   const more = (found.failed || []).length - failed.length;
   return el("li", { class: OUTCOMES.find(([name]) => name === found.outcome)?.[1] || "" },
-    el("p", {}, el("strong", { class: "mono" }, plain(ends)), ` ${PROTOCOLS[found.protocol] || found.protocol}${found.port ? `/${found.port}` : ""}, ${found.direction}, ${connections(found.connections)}, last ${local(found.last).replace(/\.\d+$/, "")}`),
+    el("p", {}, el("strong", { class: "mono" }, plain(ends)), ` ${plain(found.protocol)}${found.port ? `/${found.port}` : ""}, ${found.direction}, ${connections(found.connections)}, last ${local(found.last).replace(/\.\d+$/, "")}`),
     el("p", { class: "note" }, plain(`recorded: ${recorded.verdict}, ${recorded.reason.replaceAll("_", " ")}${named.length ? ` (${named.join(", ")})` : ""}`)),
     found.text ? el("p", {}, plain(found.text)) : null, ...failed.map((text) => el("p", { class: "note" }, plain(text))),
     more > 0 ? el("p", { class: "note" }, `and ${number.format(more)} more reasons`) : null);
