@@ -6,7 +6,7 @@ import { byId, el, fill, plain } from "./dom.js";
 import { startPanel } from "./panel.js";
 import { startTrials } from "./policies_trials.js";
 import { openSession, sayEmpty, sayRefused, startShell, state } from "./shell.js";
-import { local, utc } from "./times.js";
+import { second, utc } from "./times.js";
 import { noYaml, yamlPart } from "./yaml.js";
 
 const AGAIN_MS = [5_000, 10_000, 30_000, 60_000];
@@ -23,7 +23,6 @@ const question = () => new URLSearchParams({ since: since(), ...(namespace() ? {
 const keyOf = (one) => `${one.kind}/${one.namespace}/${one.name}`;
 const nameOf = (one) => plain(one.namespace ? `${one.namespace}/${one.name}` : one.name);
 const badge = (text, kind = "") => el("span", { class: `badge ${kind}` }, text);
-const second = (time) => local(time).replace(/\.\d+$/, "");
 const when = (time) => (time ? el("time", { datetime: time, title: utc(time) }, second(time)) : "never in this time");
 
 const panel = startPanel("policy", () => {

@@ -3,7 +3,7 @@
 import { get, post } from "./api.js";
 import { sayAt } from "./choices.js";
 import { byId, el, fill, plain } from "./dom.js";
-import { local, utc } from "./times.js";
+import { second, utc } from "./times.js";
 import { yamlPart } from "./yaml.js";
 
 const MAX_BYTES = 1 << 20;
@@ -16,6 +16,7 @@ function endText(end) {
   if (end.unknown) return "(not known)";
   if (end.node) return `node ${end.node}`;
   if (end.namespace) return `${end.namespace}/${(end.workload || "").split("/").pop() || "(a pod of its own)"}`;
+  if (end.coarse && end.block) return `${end.block} (coarse)`;
   return (end.block || "an unknown address").replace(/\/(32|128)$/, "");
 }
 
@@ -27,7 +28,7 @@ function findingPart(found) {
   const failed = (found.failed || []).slice(0, FAILED);
   const more = (found.failed || []).length - failed.length;
   return el("li", { class: OUTCOMES.find(([name]) => name === found.outcome)?.[1] || "" },
-    el("p", {}, el("strong", { class: "mono" }, plain(ends)), ` ${plain(found.protocol)}${found.port ? `/${found.port}` : ""}, ${found.direction}, ${connections(found.connections)}, last ${local(found.last).replace(/\.\d+$/, "")}`),
+    el("p", {}, el("strong", { class: "mono" }, plain(ends)), ` ${plain(found.protocol)}${found.port ? `/${found.port}` : ""}, ${found.direction}, ${connections(found.connections)}, last ${second(found.last)}`),
     el("p", { class: "note" }, plain(`recorded: ${recorded.verdict}, ${recorded.reason.replaceAll("_", " ")}${named.length ? ` (${named.join(", ")})` : ""}`)),
     found.text ? el("p", {}, plain(found.text)) : null, ...failed.map((text) => el("p", { class: "note" }, plain(text))),
     more > 0 ? el("p", { class: "note" }, `and ${number.format(more)} more reasons`) : null);

@@ -18,7 +18,10 @@ export function local(timestamp) {
   return `${prefix}${clock.format(when)}.${millis(timestamp)}`;
 }
 
-/** The same in UTC. */
+/** The same to the second. */
+export const second = (timestamp) => local(timestamp).replace(/\.\d+$/, "");
+
+/** The time of a record in UTC. */
 export function utc(timestamp) {
   return timestamp.replace("T", " ").replace(/(\.\d{3})\d*Z$/, "$1 UTC");
 }
