@@ -94,10 +94,15 @@ def read_repository(paths: Iterable[Path], kinds: Collection[str] = KINDS) -> Re
     made = Repository()
     for file in _files(paths, made):
         made.files += 1
-        for document in documents(file, _STDIN_NAME if file == STDIN else str(file), made.problems):
+        for document in documents(file, name_of(file), made.problems):
             for item, content in objects_in(document, made.problems, KINDS):
                 _read(made, Written(document, item, content), kinds)
     return made
+
+
+def name_of(file: Path) -> str:
+    """Return what messages call a file."""
+    return _STDIN_NAME if file == STDIN else str(file)
 
 
 def skipped_text(skipped: Mapping[str, int]) -> str:

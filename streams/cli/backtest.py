@@ -16,7 +16,7 @@ from enrich.model import POLICY_API_VERSIONS, NetworkPolicy, Policy
 from enrich.parse.spelling import nearest
 from enrich.render.template import PROTOCOLS
 from enrich.sources.manifest_documents import ManifestError
-from enrich.sources.repository import read_repository, skipped_text
+from enrich.sources.repository import name_of, read_repository, skipped_text
 from enrich.wire.pair import PairEnd
 from enrich.wire.references import PolicyRef
 from streams.cli.terminal import say
@@ -63,7 +63,8 @@ def read_policies(files: Sequence[Path]) -> tuple[Policy, ...]:
     if files and not policies:
         # It must not count as a change that deletes everything.
         there = f"only {skipped_text(found.skipped)}" if found.skipped else "and nothing else"
-        raise ManifestError([f"{', '.join(map(str, files))}: there is no policy, {there}"])
+        named = ", ".join(map(name_of, files))
+        raise ManifestError([f"{named}: there is no policy, {there}"])
     say([f"{place}: {text}: {todo}" for place, text, todo in found.unrendered])
     if found.skipped:
         say([f"not read, because only policies are: {skipped_text(found.skipped)}"])

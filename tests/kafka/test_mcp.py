@@ -141,7 +141,7 @@ def test_questions_are_checked(site: Site) -> None:
         assert "give policies in YAML" in await asking.error("backtest", since="1h")
         assert "there is no tool 'sql'" in await asking.error("sql", query="SELECT 1")
         assert "no namespace has this name" in await asking.error("observe", namespace=["--kafka=elsewhere"])
-        assert "standard input, document 1 (line 2): kind: is Secret" in await asking.error(
+        assert "standard input: there is no policy, only 1 Secret" in await asking.error(
             "backtest", policies="apiVersion: v1\nkind: Secret\nmetadata: {name: a, namespace: b}"
         )
         assert "is in the future" in await asking.error("status", since="2099-01-01T00:00:00Z")

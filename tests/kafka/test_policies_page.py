@@ -133,7 +133,7 @@ def test_a_mistake_is_said_at_its_field(view: View) -> None:
     page.get_by_role("button", name="Backtest").click()
     expect(page.locator("#policies-error")).to_contain_text("Paste a policy in YAML")
     for text, said in (
-        ("kind: Secret\napiVersion: v1\nmetadata: {name: a}", "kind: is Secret"),
+        ("kind: Secret\napiVersion: v1\nmetadata: {name: a}", "standard input: there is no policy, only 1 Secret"),
         (CLOSED.replace("shop", FOREIGN_NAMESPACE), f"is of namespace {FOREIGN_NAMESPACE}"),
         ("[" * 50_000, "standard input"),
     ):

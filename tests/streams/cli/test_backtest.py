@@ -40,8 +40,10 @@ spec: {tier: Admin, priority: 1, subject: {namespaces: {}}}
 """
 
 
-def _run(*arguments: object) -> Result:
-    return CliRunner().invoke(command, ["backtest", *map(str, arguments)], env={"WEIR_KAFKA": "127.0.0.1:1"})
+def _run(*arguments: object, stdin: str = "") -> Result:
+    return CliRunner().invoke(
+        command, ["backtest", *map(str, arguments)], env={"WEIR_KAFKA": "127.0.0.1:1"}, input=stdin
+    )
 
 
 def test_files_and_folders_are_read_with_every_kind_of_policy(tmp_path: Path) -> None:
@@ -78,6 +80,12 @@ def test_a_file_that_the_api_would_refuse_is_named_with_document_and_field(
     assert done.exit_code == 2
     assert f"weir: {file}" in done.stderr
     assert expected in done.stderr
+
+
+def test_what_is_pasted_is_called_standard_input() -> None:
+    text = "kind: Secret\napiVersion: v1\nmetadata: {name: a}\n"
+    done = _run("-", stdin=text)
+    assert (done.exit_code, done.stderr) == (2, "weir: standard input: there is no policy, only 1 Secret\n")
 
 
 def test_other_kinds_beside_policies_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
