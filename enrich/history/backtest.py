@@ -127,14 +127,21 @@ class Backtest:
         self._predictions[place] = prediction
         finding.add(pair)
 
-    def findings(self) -> Iterator[Finding]:
-        """Yield everything that is not unchanged: denials first, and of each outcome the most connections first."""
+    @property
+    def is_unsaid(self) -> bool:
+        """Whether of something that was not denied it cannot be said what would have become of it."""
+        return any(one.outcome is Outcome.CANNOT_SAY and one.verdict != DENY for one in self._findings.values())
+
+    def findings(self, most: int | None = None) -> Iterator[Finding]:
+        """Yield everything that is not unchanged: denials first, and of each outcome the most connections first.
+
+        ``most``: no more than so many. To explain a hundred thousand takes minutes."""
         order = list(Outcome)
         found = sorted(
             self._findings.items(),
             key=lambda one: (order.index(one[1].outcome), -one[1].connections, -one[1].last_ns, repr(one[1].question)),
         )
-        for place, finding in found:
+        for place, finding in found[:most]:
             _explain(finding, self._predictions[place], for_reader=self._for_reader)
             yield finding
 

@@ -14,7 +14,6 @@ from rich.text import Text
 from enrich.history.backtest import Backtest, Outcome
 from enrich.history.change import Change
 from enrich.history.comparing import Comparer
-from enrich.history.judging import DENY
 from enrich.history.moments import moment
 from enrich.sources.manifest_documents import ManifestError
 from streams.cli.advice_window import (
@@ -40,6 +39,7 @@ from streams.cli.terminal import PipeConsole, printable, progress_removed, say, 
 )
 @strict_option
 @click.option("--show", "most", type=click.IntRange(0), default=50, show_default=True, help="Findings in a table.")
+@click.option("--most", "most_in_json", type=click.IntRange(0), help="Findings in JSON. [all]")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @window_options
 def backtest(
@@ -47,6 +47,7 @@ def backtest(
     deleted: Sequence[str],
     namespace: str | None,
     most: int,
+    most_in_json: int | None,
     output: str,
     *,
     replace_all: bool,
@@ -77,7 +78,7 @@ def backtest(
 
     def answer(window: Window) -> int:
         made = _judged(window, change, namespace)
-        findings = list(made.findings())
+        findings = list(made.findings(most_in_json if output == "json" else None))
         notes = [*window.notes, *_notes(window, change)]
         if output == "json":
             click.echo(json.dumps(as_json(made, findings, window.since_ns, window.until_ns, notes)))
@@ -106,8 +107,7 @@ def _judged(window: Window, change: Change, namespace: str | None) -> Backtest:
 
 def _exit_code(made: Backtest, *, strict: bool, has_losses: bool) -> int:
     said = sum(found.findings for outcome, found in made.sums.items() if outcome is not Outcome.CANNOT_SAY)
-    unsaid = any(one.verdict != DENY for one in made.findings() if one.outcome is Outcome.CANNOT_SAY)
-    doubts = strict and (unsaid or has_losses)
+    doubts = strict and (made.is_unsaid or has_losses)
     return exit_code(denies=made.sums[Outcome.NEWLY_DENIED].findings > 0, said=said > 0, doubts=doubts)
 
 

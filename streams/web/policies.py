@@ -63,11 +63,7 @@ class Policies:
     async def _backtest(self, request: Request) -> Json:
         scope = await self._scope(request)
         text = await _pasted(request)
-        found = await self._ask(request, scope, ("backtest",), text)
-        if "findings" in found:
-            found["left_out"] = max(0, len(found["findings"]) - MAX_FINDINGS)
-            del found["findings"][MAX_FINDINGS:]
-        return found
+        return await self._ask(request, scope, ("backtest", f"--most={MAX_FINDINGS}"), text)
 
     async def _recommend(self, request: Request) -> Json:
         scope = await self._scope(request)

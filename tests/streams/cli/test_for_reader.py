@@ -10,6 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from enrich.history import backtest
 from enrich.history.counted_time import CountedTime
 from enrich.history.profile import number_of
 from enrich.history.stand_ins import Known
@@ -132,6 +133,28 @@ def test_a_backtest_of_a_namespace_is_about_its_pods() -> None:
         sum(one["connections"] for one in json.loads(ask("backtest", "--", "-", stdin=text).stdout)["sums"].values())
         == 49
     )
+
+
+def test_a_backtest_says_how_many_findings_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be a hundred thousand, and the page shows some hundreds."""
+    explained = 0
+    explain = backtest._explain
+
+    def counted(*given: Any, **more: Any) -> None:
+        nonlocal explained
+        explained += 1
+        explain(*given, **more)
+
+    monkeypatch.setattr(backtest, "_explain", counted)
+    by = (PolicyRef("NetworkPolicy", "shop", "db", 0),)
+    use_past(monkeypatch, *(pair(DB, end(WEB), 9, port=port, reason="policy", policies=by) for port in range(1, 10)))
+    closed = yaml.safe_dump({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": {"podSelector": {}},
+                             "metadata": {"name": "db", "namespace": "shop"}})  # fmt: skip
+    everything = json.loads(ask("backtest", "-", stdin=closed).stdout)
+    assert (len(everything["findings"]), everything["left_out"], explained) == (11, 0, 11)
+    some = json.loads(ask("backtest", "--most", "2", "-", stdin=closed).stdout)
+    assert (some["findings"], some["left_out"], explained) == (everything["findings"][:2], 9, 13)
+    assert some["sums"] == everything["sums"]
 
 
 def backtested(monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any], *more: Any) -> tuple[str, list[dict[str, Any]]]:
