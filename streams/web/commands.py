@@ -29,21 +29,23 @@ class CannotSayError(Exception):
 async def answer_of(words: Sequence[str], bounds: Bounds, stdin: bytes = b"", field: str = "") -> Any:
     """Return what a command prints as JSON. ``field`` is what the person wrote that the command may find wrong.
 
-    Raises RefusedError, and CannotSayError if what is kept does not answer."""
+    Raises RefusedError, and CannotSayError if what is kept does not answer. Where another question is needed, the field
+    of the error is not empty: the same one would cost as much again."""
     name = f"weir {words[0]}"
     try:
         ended, text = await run_whole(words, os.environ, stdin, bounds)
     except TooMuchPrintedError:
         raise RefusedError(
-            503, f"{name} says more than {bounds.max_printed >> 20} MiB: run it in a terminal."
+            503, f"{name} says more than {bounds.max_printed >> 20} MiB: run it in a terminal.", "since"
         ) from None
     if ended.is_too_large:
         raise RefusedError(
             503,
             f"{name} takes more than {bounds.max_memory >> 20} MiB of memory: choose a shorter time or a namespace.",
+            "since",
         )
     if ended.is_late:
-        raise RefusedError(503, f"{name} takes longer than {bounds.seconds:.0f} s: choose a shorter time.")
+        raise RefusedError(503, f"{name} takes longer than {bounds.seconds:.0f} s: choose a shorter time.", "since")
     try:
         # An exit code other than 0 is an answer, too: something would be denied.
         return orjson.loads(text)

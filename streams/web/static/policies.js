@@ -111,9 +111,12 @@ function show(found) {
 
 function sayWrong(error, isOver) {
   const isAtField = ["namespace", "since"].includes(error.field);
-  if (isAtField) sayAt(error.field, plain(error.message));
   fill(byId("shown"));
-  if (isAtField) sayEmpty("Choose a namespace and a time.");
+  if (isAtField) {
+    sayAt(error.field, plain(error.message));
+    sayEmpty("Choose a namespace and a time.");
+    state("bad", "Not shown");
+  }
   byId("problem").hidden = isAtField || error.status === 401;
   byId("problem").textContent = `${plain(error.message)}${isOver ? "" : " The page asks again."}`;
 }
@@ -144,7 +147,8 @@ async function begin() {
       return;
     } catch (error) {
       if (signal.aborted) return;
-      const isOver = sayRefused(error);
+      // A question that takes too much would take as much again.
+      const isOver = sayRefused(error) || error.field !== "";
       byId("shown").removeAttribute("aria-busy");
       sayWrong(error, isOver);
       if (isOver) return;
