@@ -17,7 +17,7 @@ _READ_OTHERWISE: Final = re.compile("[yYnN]|[-+.]?[.]?[0-9][^/]*")
 """Texts that kubectl takes for a truth value or a number, and this library for a text: y, 1e3, 0o17."""
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper):
     """Quotes what any reader of YAML may take for something else than a text."""
 
 

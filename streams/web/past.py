@@ -55,7 +55,7 @@ three people may ask at once."""
 _MAX_SHOWN: Final = 20
 """Policies of a record that are shown as YAML."""
 _MAX_YAML: Final = 96 << 10
-"""Bytes of them, as the journal has them. A policy may have a megabyte, and takes the page a second for each 96 KiB."""
+"""Bytes of them, about as the journal has them. A policy may have a megabyte, which takes the page seconds."""
 _ASK_S: Final = 5.0
 _ASK_AGAIN_S: Final = 0.02
 T = TypeVar("T")

@@ -59,7 +59,7 @@ def test_hostile_names_stay_texts() -> None:
         "<<",
         "|",
         "a\tb\x1b",
-        "\ud83d\ude00",
+        "\U0001f600",
         "%a",
         "@",
         "y\n",
