@@ -124,8 +124,15 @@ export function startTrials({ question, namespace, show }) {
     const files = [...event.dataTransfer.files];
     if (!files.length) return;
     event.preventDefault();
-    if (files.reduce((sum, file) => sum + file.size, 0) > MAX_BYTES) sayAt("policies", "Policies may have 1 MiB at most: test fewer.");
-    else take((await Promise.all(files.map((file) => file.text()))).join("\n---\n"));
+    if (files.reduce((sum, file) => sum + file.size, 0) > MAX_BYTES) {
+      sayAt("policies", "Policies may have 1 MiB at most: test fewer.");
+      return;
+    }
+    try {
+      take((await Promise.all(files.map((file) => file.text()))).join("\n---\n"));
+    } catch {
+      sayAt("policies", "The browser cannot read this: drop files, and no folder.");
+    }
   });
   return {
     /** Put a policy where it can be changed. */
