@@ -91,7 +91,7 @@ def _named(text: str) -> tuple[str, str, str]:
 
 def as_json(made: Backtest, findings: Sequence[Finding], since_ns: int, until_ns: int, notes: Sequence[str]) -> Any:
     """Return the result for programs."""
-    told = sum(one.findings for outcome, one in made.sums.items() if outcome is not Outcome.UNCHANGED)
+    known = sum(one.findings for outcome, one in made.sums.items() if outcome is not Outcome.UNCHANGED)
     return {
         "schema": 1,
         "since": moment(since_ns),
@@ -103,7 +103,7 @@ def as_json(made: Backtest, findings: Sequence[Finding], since_ns: int, until_ns
         "newly_audited_connections": made.audited,
         "notes": list(notes),
         "findings": [_finding_json(finding) for finding in findings],
-        "left_out": told - len(findings),
+        "left_out": known - len(findings),
     }
 
 

@@ -163,8 +163,8 @@ def backtested(monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any], *more: Any
     use_past(monkeypatch, API, *more, customer="x9-namespace-label")
     text = yaml.safe_dump({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": spec,
                            "metadata": {"name": "egress", "namespace": "shop"}})  # fmt: skip
-    told = ask("backtest", "-n", "shop", "--", "-", stdin=text).output
-    return told, json.loads(ask("backtest", *READER, "--", "-", stdin=text).stdout)["findings"]
+    for_all = ask("backtest", "-n", "shop", "--", "-", stdin=text).output
+    return for_all, json.loads(ask("backtest", *READER, "--", "-", stdin=text).stdout)["findings"]
 
 
 API = Profile(namespace=OTHERS, workload_kind="Deployment", workload_name="api", labels={"grade": "x9-pod-label"},
@@ -178,8 +178,8 @@ def test_a_backtest_does_not_say_what_the_labels_of_others_are(monkeypatch: pyte
     to = [{"namespaceSelector": {"matchLabels": {"customer": "q"}}}, {"namespaceSelector": {}, "podSelector": grades}]
     spec = {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Egress"],
             "egress": [{"to": to, "ports": [{"port": "http", "protocol": "TCP"}]}]}  # fmt: skip
-    told, (found,) = backtested(monkeypatch, spec, pair(WEB, end(API), 5, **TO_API))
-    assert all(one in told for one in ("x9-namespace-label", "x9-pod-label", "4242"))
+    for_all, (found,) = backtested(monkeypatch, spec, pair(WEB, end(API), 5, **TO_API))
+    assert all(one in for_all for one in ("x9-namespace-label", "x9-pod-label", "4242"))
     assert found["failed"] == [
         "shop/egress rule 0: to[0].namespaceSelector requires customer=q",
         "shop/egress rule 0: to[1].podSelector requires grade in (q, r)",
@@ -195,6 +195,6 @@ def test_a_backtest_does_not_say_what_rules_of_the_whole_cluster_are(monkeypatch
     of_nobody = {**opened, "podSelector": {"matchLabels": {"app": "nobody"}}}
     by = (PolicyRef("NetworkPolicy", "shop", "egress", 0),)
     seen = pair(WEB, end(API), 5, reason="policy", policies=by, **TO_API)
-    told, (found,) = backtested(monkeypatch, of_nobody, base, policy("egress", opened), seen)
-    assert "x9-tenant" in told
+    for_all, (found,) = backtested(monkeypatch, of_nobody, base, policy("egress", opened), seen)
+    assert "x9-tenant" in for_all
     assert (found["would"]["policies"][0]["name"], found["failed"]) == ("base", [])
