@@ -23,13 +23,14 @@ from streams.cli.doctor.finding import Finding, ok, problem, warning
 from streams.cli.doctor.reports import reports
 from streams.cli.doctor.topics import topics
 from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
+from streams.cli.number import Number
 from streams.cli.terminal import printable
 
 _WIDTH: Final = 7
 
 
 @click.command()
-@click.option("--timeout", type=click.FloatRange(1), default=30.0, show_default=True, help="Seconds for all questions.")
+@click.option("--timeout", type=Number(1, 3600), default=30.0, show_default=True, help="Seconds for all questions.")
 @click.option(
     "--for", "principal", type=click.Choice(list(PRINCIPALS)), default="readers", show_default=True,
     help="Whose rights on Kafka are looked for: in a pod of weir-streams, workers.",

@@ -18,6 +18,7 @@ from enrich.runtime.settings import SettingsError, load
 from streams.cli.explain import CANNOT_SAY, EXITS, Settings, UnreadableError, ask
 from streams.cli.explain_text import Line, lines, show_lines
 from streams.cli.kafka_options import cluster_option, environment_with
+from streams.cli.number import Number
 from streams.cli.past_answers import NoAnswerError, ask_past, past_lines
 from streams.cli.terminal import PipeConsole
 
@@ -29,7 +30,7 @@ from streams.cli.terminal import PipeConsole
 @click.option("--since", default="1d", show_default=True, help="From when on the record of an id is looked for.")
 @click.option("--until", help="Up to when it is looked for, in the same forms. [now]")
 @click.option("--source", "origin", help="kubernetes, or manifests:FOLDER (- for stdin) [WEIR_SOURCE, else kubernetes]")
-@click.option("--timeout", type=click.FloatRange(0), help="Seconds for the API server [WEIR_EXPLAIN_SECONDS, else 15]")
+@click.option("--timeout", type=Number(0), help="Seconds for the API server [WEIR_EXPLAIN_SECONDS, else 15]")
 @cluster_option
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--kafka", help="Kafka bootstrap servers, for the past. [WEIR_KAFKA, else 127.0.0.1:9092]")

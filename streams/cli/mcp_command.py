@@ -9,12 +9,13 @@ import click
 
 from enrich.runtime.settings import SettingsError
 from streams.cli.kafka_options import cluster_option, environment_with, kafka_options, read_settings
+from streams.cli.number import Number
 
 _SECONDS: Final = 60.0
 
 
 @click.command()
-@click.option("--timeout", type=click.FloatRange(1, 3600), default=_SECONDS, show_default=True,
+@click.option("--timeout", type=Number(1, 3600), default=_SECONDS, show_default=True,
               help="Seconds that an answer may take.")  # fmt: skip
 @cluster_option
 @kafka_options

@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from streams.cli.number import Number
 from streams.cli.size_estimate import ASSUMPTIONS, Estimate, estimate
 from streams.cli.size_facts import FACTS
 from streams.cli.terminal import table_lines
@@ -20,7 +21,7 @@ _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 @click.option("--nodes", type=click.IntRange(1, 100_000), required=True, help="Nodes of the cluster.")
 @click.option("--pods", type=click.IntRange(1, 10_000_000), required=True, help="Pods of the cluster.")
 @click.option(
-    "--connections", type=click.FloatRange(0, 1e9), required=True,
+    "--connections", type=Number(0, 1e9), required=True,
     help="New connections a second between pods, and between pods and the world, in the whole cluster.",
 )  # fmt: skip
 @click.option("--replication", type=click.IntRange(1, 10), default=3, show_default=True, help="Replicas of the topics.")
@@ -43,7 +44,7 @@ def size(nodes: int, pods: int, connections: float, replication: int, prefix: st
         )
         return
     click.echo(
-        f"For {nodes:,} nodes, {pods:,} pods and {connections:,g} new connections a second, about:\n\n"
+        f"For {nodes:,} nodes, {pods:,} pods and {connections:,.10g} new connections a second, about:\n\n"
         f"{found.verdicts_a_second:,.0f} verdicts a second\n"
     )
     for line in _lines(found, replication):

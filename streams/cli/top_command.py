@@ -15,6 +15,7 @@ from streams.cli.conditions import conditions, without_not
 from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.kafka_options import kafka_options, read_settings
 from streams.cli.negation import NegatingCommand, split
+from streams.cli.number import Number
 from streams.cli.terminal import PipeConsole
 from streams.cli.top import Top, json_lines, plain_lines, screen_of
 from streams.kafka.connection import ReadError
@@ -36,9 +37,7 @@ _ANSWER_S: Final = 2.0
 )
 @conditions
 @click.option("--rows", type=click.IntRange(1, 1000), default=30, show_default=True, help="Groups that are shown.")
-@click.option(
-    "--every", type=click.FloatRange(0.2, 60), default=2.0, show_default=True, help="Seconds between two snapshots."
-)
+@click.option("--every", type=Number(0.2, 60), default=2.0, show_default=True, help="Seconds between two snapshots.")
 @click.option("--count", type=click.IntRange(1), help="End after so many snapshots.")
 @click.option(
     "-o",

@@ -93,4 +93,7 @@ def test_both_forms_say_the_same_and_what_is_assumed() -> None:
         assert assumption in text.stdout
     assert {one["name"] for one in found["topics"]} <= set(text.stdout.split())
     assert found["facts"]["probe_mib"] == {"value": 230, "source": "docs/measurements.md"}
+    assert "2,000 new connections" in text.stdout
+    many = CliRunner().invoke(command, ["size", "--nodes", "9", "--pods", "99", "--connections", "1234567"])
+    assert "1,234,567 new connections" in many.stdout
     assert CliRunner().invoke(command, ["size", "--nodes", "0", "--pods", "1", "--connections", "1"]).exit_code == 2
