@@ -62,10 +62,10 @@ class AnswerError(Exception):
 class Client:
     """Sends requests, for any number of threads."""
 
-    def __init__(self, configure: Configure | None = None) -> None:
+    def __init__(self, configure: Configure | None = None, *, connect_s: float = _CONNECT_S) -> None:
         """``configure`` makes the client; None: from KUBECONFIG, ~/.kube/config or the service account, in this
-        order."""
-        self._configure = configure or configured
+        order. ``connect_s``: how long each of four attempts to connect for a GET may take."""
+        self._configure, self._connect_s = configure or configured, connect_s
         self._client: Any = None
         self._lock = threading.Lock()
         self._configured_at = 0.0
@@ -88,7 +88,7 @@ class Client:
             header_params={"Accept": accept}, auth_settings=["BearerToken"],
         )  # fmt: skip
         try:
-            response = client.call_api(*request, _request_timeout=(_CONNECT_S, silence_s)).response
+            response = client.call_api(*request, _request_timeout=(self._connect_s, silence_s)).response
         except _tls_error() as error:
             self._renew(client)
             raise AnswerError(f"the API server cannot be reached: {error.reason}") from error

@@ -15,6 +15,7 @@ from streams.cli.doctor.finding import Finding, ok, problem, warning
 from streams.cli.doctor.reports import SKEW_S
 
 _ANSWER_S: Final = 5.0
+"""For connecting, and for an answer. The client tries four times, which is less than the time for all questions."""
 _ABOUT: Final = "Kubernetes"
 
 
@@ -27,7 +28,7 @@ def api(source: str) -> Iterator[Finding]:
 
     from enrich.sources.client import AnswerError, Client  # noqa: PLC0415 - as above
 
-    client = Client()
+    client = Client(connect_s=_ANSWER_S)
     try:
         client.connect()
     except SourceError as error:
@@ -37,7 +38,10 @@ def api(source: str) -> Iterator[Finding]:
         before = time.time()
         with client.get("/version", {}, "application/json", _ANSWER_S) as response:
             version, date = orjson.loads(response.read()), response.headers.get("Date", "")
-    except (AnswerError, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+    except AnswerError as error:
+        yield problem(_ABOUT, str(error))
+        return
+    except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
         yield problem(_ABOUT, f"the API server does not answer: {error}. Is KUBECONFIG the one of this cluster?")
         return
     found = version.get("gitVersion", "") if isinstance(version, dict) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import http.server
 import json
@@ -71,6 +72,29 @@ def test_with_everything_dead_it_says_so_and_exits_with_1(
     level, text = by_about["Kubernetes"]
     assert (level, text.partition(":")[0]) == ("problem", "the API server does not answer")
     assert found["problems"] == 2
+
+
+@pytest.fixture
+def firewalled() -> Iterator[str]:
+    """An address that takes no connection and refuses none, as behind a firewall: its queue is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(8):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_an_api_server_behind_a_firewall_is_told_before_the_time_is_over(
+    firewalled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "_ANSWER_S", 0.2)
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, firewalled)))
+    # With the time of a service, four attempts to connect take 40 s.
+    asking = Asking(30.0)
+    [found] = asking.findings(asking.start("Kubernetes", lambda: api.api("kubernetes")))
+    assert (found.level, found.text.partition(":")[0]) == ("problem", "the API server does not answer")
 
 
 def test_a_wrong_setting_is_a_line_and_the_rest_is_asked_all_the_same() -> None:
@@ -189,6 +213,35 @@ def test_the_needs_of_each_principal_are_its_rights() -> None:
     assert not needs_of("workers", "p", "").transactions
 
 
+class _Refusing(http.server.BaseHTTPRequestHandler):
+    """An API server that does not know the token."""
+
+    def do_GET(self) -> None:
+        self.send_error(401)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Give the address of a server."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_an_api_server_that_rejects_the_credentials_has_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(_Refusing) as address:
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, address)))
+        [found] = api.api("kubernetes")
+    text = "/version: the API server rejects the credentials (401): renew the token or the certificate"
+    assert (found.level, found.text) == ("problem", text)
+
+
 class _Api(http.server.BaseHTTPRequestHandler):
     """An API server whose account may not list pods and ReplicaSets, and that has no policies of tiers."""
 
@@ -208,11 +261,9 @@ class _Api(http.server.BaseHTTPRequestHandler):
 def test_what_an_account_may_not_list_is_a_problem_only_where_an_answer_depends_on_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Api) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, f"127.0.0.1:{server.server_port}")))
+    with serving(_Api) as address:
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, address)))
         found = list(api.api("kubernetes"))
-        server.shutdown()
     *others, (_, _, listed) = found
     assert listed.startswith("this account may list namespaces, nodes, services, endpointslices, jobs, networkpolicies")
     assert [(one.level, one.text.partition(":")[0]) for one in others] == [
