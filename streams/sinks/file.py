@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,9 @@ log = structlog.get_logger("kubeweir.streams")
 _CHUNK_BYTES: Final = 1 << 16
 _ANSWER_S: Final = 10.0
 """A file system that takes longer hangs, or is so slow that other outputs should not wait for it."""
+_unanswered: Final[dict[Path, Future[None]]] = {}
+"""The attempts to open a path that have not ended. A file of routes that cannot be applied is tried every ten seconds,
+and each try makes its outputs anew: there is one thread for each path all the same."""
 
 
 class _FirstRecord(msgspec.Struct):
@@ -190,10 +193,14 @@ def _try_to_open(path: Path) -> None:
 
 def _answers(path: Path) -> bool:
     """Return whether the path's file system answers soon. Raises OSError if the path can be no file."""
-    looking = start_work(partial(_try_to_open, path), "open a file")
-    if not wait([looking], _ANSWER_S).done:
+    looking = _unanswered.get(path)
+    if looking is None or looking.done():
+        looking = _unanswered[path] = start_work(partial(_try_to_open, path), "open a file")
+        wait([looking], _ANSWER_S)
+    if not looking.done():
         log.error("a file system does not answer; the other outputs go on", path=str(path))
         return False
+    _unanswered.pop(path, None)
     looking.result()
     return True
 

@@ -17,6 +17,7 @@ from enrich.runtime.work_thread import start_work
 from streams.sinks.file import FileSink
 from streams.sinks.sink import SinkError
 from streams.sinks.stdout import StdoutSink
+from tests.waiting import until
 
 
 def values(first: int, count: int) -> list[bytes]:
@@ -169,6 +170,32 @@ def test_a_file_system_that_does_not_answer_holds_up_the_writes_alone(
     writing.result(60)
     assert path.read_bytes().splitlines() == values(0, 2)
     sink.close()
+
+
+def test_a_file_system_that_does_not_answer_takes_one_thread_however_often_its_sink_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, back, hanging = tmp_path / "folder" / "a.log", threading.Event(), list[threading.Thread]()
+    make = Path.mkdir
+
+    def hang(folder: Path, **options: Any) -> None:
+        hanging.append(threading.current_thread())
+        back.wait()
+        make(folder, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", hang)
+        patched.setattr("streams.sinks.file._ANSWER_S", 0.01)
+        for _ in range(3):
+            FileSink(path, 100, 1).close()
+        back.set()
+        until(lambda: hanging and not hanging[0].is_alive())
+    assert len(hanging) == 1
+    # It is looked at again once it has answered: here by a path that has become a folder.
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StopServiceError, match="cannot be written"):
+        FileSink(path, 100, 1)
 
 
 def test_a_file_that_became_a_pipe_is_retried(tmp_path: Path) -> None:
