@@ -9,6 +9,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def firewalled() -> Iterator[str]:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(8):
             waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
+            waiting.settimeout(0)
             waiting.connect_ex(listener.getsockname())
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
@@ -106,10 +107,11 @@ def test_a_wrong_setting_is_a_line_and_the_rest_is_asked_all_the_same() -> None:
 
 
 def test_what_was_found_before_a_question_hangs_or_fails_is_kept() -> None:
-    hold = threading.Event()
+    hold, hangs = threading.Event(), threading.Event()
 
     def hang() -> Iterator[Finding]:
         yield ok("a", "first")
+        hangs.set()
         hold.wait()
 
     def fail() -> Iterator[Finding]:
@@ -118,6 +120,9 @@ def test_what_was_found_before_a_question_hangs_or_fails_is_kept() -> None:
 
     asking = Asking(0.2)
     asked = [asking.start("a", hang), asking.start("b", fail)]
+    # A busy machine may start neither within the time.
+    assert hangs.wait(60)
+    wait([asked[1].work], 60)
     found = [one for each in asked for one in asking.findings(each)]
     hold.set()
     assert [(one.level, one.about) for one in found] == [("ok", "a"), ("problem", "a"), ("ok", "b"), ("problem", "b")]
