@@ -87,7 +87,7 @@ def completion(shell: str) -> None:
     zsh    weir completion zsh > "${fpath[1]}/_weir"
     fish   weir completion fish > ~/.config/fish/completions/weir.fish
 
-    It asks the weir that is installed, so an upgrade needs no new script.
+    The folder must be there. The script asks the weir that is installed, so an upgrade needs no new one.
     """
     found = get_completion_class(shell)
     assert found is not None  # noqa: S101 - click has all of the choices
