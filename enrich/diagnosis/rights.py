@@ -43,8 +43,10 @@ class Cause:
     """Whether it passes by itself while Kafka starts."""
 
 
-def causes(connection: Mapping[str, str], needs: Needs) -> list[Cause]:
-    """Return every reason for which Kafka refuses the service; an empty list if it does not."""
+def causes(connection: Mapping[str, str], needs: Needs, *, other_brokers: bool = True) -> list[Cause]:
+    """Return every reason for which Kafka refuses the service; an empty list if it does not.
+
+    ``other_brokers``: whether brokers that are no bootstrap servers are looked at, too, one after the other."""
     try:
         connection = with_token(connection)
     except TokenError as error:
@@ -57,7 +59,7 @@ def causes(connection: Mapping[str, str], needs: Needs) -> list[Cause]:
             refused.append(Cause(str(error)))
             continue
         try:
-            return _behind(channel, connection, needs)
+            return _behind(channel, connection, needs, other_brokers=other_brokers)
         except OSError as error:
             refused.append(Cause(f"{address[0]}:{address[1]} does not go on answering: {error}"))
         finally:
@@ -65,11 +67,11 @@ def causes(connection: Mapping[str, str], needs: Needs) -> list[Cause]:
     return refused
 
 
-def _behind(channel: Channel, connection: Mapping[str, str], needs: Needs) -> list[Cause]:
+def _behind(channel: Channel, connection: Mapping[str, str], needs: Needs, *, other_brokers: bool) -> list[Cause]:
     """Look at what is behind a bootstrap server that answers: the other brokers, and the rights."""
     brokers, topics = channel.metadata(sorted(needs.reads | needs.writes))
     user = user_of(connection)
-    found = [Cause(text) for text in _unreachable(connection, brokers)]
+    found = [Cause(text) for text in _unreachable(connection, brokers)] if other_brokers else []
     for name, described in sorted(topics.items()):
         found += [Cause(text, name) for text in _topic(name, described, needs, user)]
     for group in sorted(needs.groups):

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from enrich.diagnosis import connect
+from enrich.diagnosis import connect, rights
+from enrich.diagnosis.connect import RefusedConnectionError
+from enrich.diagnosis.protocol import NO_ERROR, Broker, Described
 from enrich.wire.rights import PRINCIPALS
 from enrich.wire.tally import NodeState
 from enrich.wire.topics import topics as topics_of
@@ -25,10 +27,12 @@ from streams.cli.doctor import api, reports, topics
 from streams.cli.doctor.api import clock_of
 from streams.cli.doctor.asking import Asking
 from streams.cli.doctor.brokers import needs_of
+from streams.cli.doctor.brokers import rights as rights_of
 from streams.cli.doctor.finding import Finding, ok
 from streams.cli.doctor.reports import of_node, own_clock
 from streams.cli.main import command
 from streams.settings import Settings
+from tests.enrich.diagnosis.test_rights import BROKER, Answers
 from tests.streams.cli.test_custody import look, record
 
 
@@ -216,6 +220,29 @@ def test_the_needs_of_each_principal_are_its_rights() -> None:
     assert needs_of("probe", "p", "c1").writes == {"p.verdicts.raw", "p.endpoints"}
     assert "p.c1.doctor" in needs_of("workers", "p", "c1").groups
     assert not needs_of("workers", "p", "").transactions
+
+
+class _Whole(Answers):
+    """A broker at which the user has every right. Another one is dead."""
+
+    def metadata(self, topics: list[str]) -> tuple[list[Broker], dict[str, Described]]:
+        return [BROKER, Broker(2, "127.0.0.2", 9092)], {name: Described(NO_ERROR, 0xFFFF) for name in topics}
+
+    def describe_group(self, _group: str) -> Described:
+        return Described(NO_ERROR, 0xFFFF)
+
+
+def test_rights_are_known_though_a_broker_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connected(_: object, address: tuple[str, int]) -> _Whole:
+        if address != (BROKER.host, BROKER.port):
+            raise RefusedConnectionError("dead")
+        return _Whole(NO_ERROR, NO_ERROR)
+
+    monkeypatch.setattr(rights, "connect", connected)
+    [found] = rights_of({"bootstrap.servers": "127.0.0.1:9092"}, "workers", "kubeweir", "c1")
+    assert found.level == "ok"
+    [found] = rights_of({"bootstrap.servers": "127.0.0.2:9092"}, "workers", "kubeweir", "c1")
+    assert (found.level, found.text) == ("warning", "not known, because no broker can be used: dead")
 
 
 class _Refusing(http.server.BaseHTTPRequestHandler):
