@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from enrich.runtime.stall import Stall
 from enrich.wire.topics import Topic
 from probe.export.delivery_reports import DeliveryReports
+from probe.export.fresh_client import FreshClient
 from probe.export.refusal import BROKEN, FINAL, PURGED, UNAUTHORIZED, Refusal, in_words, unseen
 
 log = structlog.get_logger("kubeweir.probe")
@@ -27,7 +28,6 @@ log = structlog.get_logger("kubeweir.probe")
 _RETRY_S: Final = 0.5
 _POLL_S: Final = 0.5
 _ANSWER_POLL_S: Final = 0.05
-_TIMEOUT_S: Final = 2
 _ANSWER_S: Final = 10
 """How long a broker may take to answer; librdkafka reports a longer time as it does any other error."""
 _MAX_IN_FLIGHT: Final = 5
@@ -46,6 +46,7 @@ class AddressIntervalPublisher:
     def __init__(self, topic: Topic, config: Mapping[str, Any], stall_s: float = 30.0) -> None:
         """``config`` has librdkafka's settings for the connection. ``stall_s``: see :mod:`enrich.runtime.stall`."""
         self._topic, self._config = topic, dict(config)
+        self._client = self._new_client()
         self._producer: Producer | None = None
         """The thread makes it, and tries again while librdkafka makes none: a bad certificate ends nothing."""
         self._waiting: dict[bytes, bytes | None] = {}
@@ -104,6 +105,7 @@ class AddressIntervalPublisher:
     def renew(self, config: Mapping[str, Any]) -> None:
         """Go on with a new producer, by these settings for the connection. Any thread may call it."""
         self._config = dict(config)
+        self._client = self._new_client()
         self._renewed.set()
 
     def stop(self, patience_s: float) -> None:
@@ -189,8 +191,8 @@ class AddressIntervalPublisher:
 
     def _create_topic(self) -> bool:
         """Create the topic if it is missing; a broker that creates it by itself does not make it compacted."""
-        admin = self._new_admin()
-        found = admin.list_topics(timeout=_TIMEOUT_S).topics.get(self._topic.name)
+        admin, known = self._client.list_topics()
+        found = known.topics.get(self._topic.name)
         if found is None or found.error is not None:
             new = NewTopic(self._topic.name, self._topic.partitions, config=dict(self._topic.config))
             admin.create_topics([new], request_timeout=_ANSWER_S)[self._topic.name].result()
@@ -244,13 +246,14 @@ class AddressIntervalPublisher:
 
     def _is_reachable(self) -> bool:
         try:
-            self._new_admin().list_topics(self._topic.name, timeout=_TIMEOUT_S)
+            self._client.list_topics(self._topic.name)
         except KafkaException:
             return False
         return True
 
-    def _new_admin(self) -> AdminClient:
-        return AdminClient(self._config, logger=logging.getLogger("kubeweir.rdkafka"))
+    def _new_client(self) -> FreshClient:
+        config = self._config
+        return FreshClient(lambda: AdminClient(config, logger=logging.getLogger("kubeweir.rdkafka")))
 
     def _new_producer(self) -> Producer:
         return Producer(

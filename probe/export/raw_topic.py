@@ -12,11 +12,11 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 
 from enrich.runtime.settings import SettingsError
 from enrich.wire.topics import Topic
+from probe.export.fresh_client import FreshClient
 from probe.export.refusal import in_words, unseen
 
 log = structlog.get_logger("kubeweir.probe")
 
-_TIMEOUT_S: Final = 2
 _ANSWER_S: Final = 10
 """How long a broker may take to answer; librdkafka reports a longer time as it does any other error."""
 _ONLINE: Final = {"bootstrap.servers", "security.protocol", "sasl.mechanism"}
@@ -58,18 +58,20 @@ def check_connection(connection: Mapping[str, str]) -> None:
 class RawTopic:
     """Makes the topic's producers, and looks at the topic.
 
-    Each look has a new client, because an old one may hold on to brokers that are gone."""
+    Each look has a new client, because an old one may hold on to brokers that are gone; see
+    :class:`probe.export.fresh_client.FreshClient`."""
 
     def __init__(self, topic: Topic, config: Mapping[str, Any]) -> None:
         """``config`` has librdkafka's settings for the connection."""
         self._topic, self._config = topic, dict(config)
+        self._client = FreshClient(lambda: AdminClient(self._config, logger=quiet_logger()))
 
     def problem(self) -> str | None:
         """Return what keeps the topic from being used; None if it is right. It is created if it is missing.
 
         Raises KafkaException if Kafka cannot be asked."""
-        admin = self._new_admin()
-        found = admin.list_topics(timeout=_TIMEOUT_S).topics.get(self._topic.name)
+        admin, known = self._client.list_topics()
+        found = known.topics.get(self._topic.name)
         if found is None or found.error is not None:
             return self._create(admin)
         wrong = self._topic.differences(len(found.partitions), self._described(admin))
@@ -95,9 +97,8 @@ class RawTopic:
 
     def is_reachable(self) -> bool:
         """Return whether Kafka answers a client that is new, and so knows nothing but the bootstrap servers."""
-        admin = self._new_admin()
         try:
-            admin.list_topics(self._topic.name, timeout=_TIMEOUT_S)
+            self._client.list_topics(self._topic.name)
         except KafkaException:
             return False
         return True
@@ -121,9 +122,6 @@ class RawTopic:
             },
             logger=quiet_logger(),
         )
-
-    def _new_admin(self) -> AdminClient:
-        return AdminClient(self._config, logger=quiet_logger())
 
     def _create(self, admin: AdminClient) -> str:
         new = NewTopic(self._topic.name, self._topic.partitions, config=dict(self._topic.config))
