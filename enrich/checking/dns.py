@@ -55,7 +55,7 @@ def _subjects(checked: Checked) -> Iterator[Pod]:
         if namespace not in checked.repository.unsure:
             yield from checked.by_namespace.get(namespace, ())
     for policy in checked.view.policies.values():
-        if policy.namespace not in (*checked.by_namespace, *checked.repository.unsure):
+        if policy.namespace not in checked.by_namespace and policy.namespace not in checked.repository.unsure:
             yield Pod(policy.namespace, "", f"for {policy.key}", _example(policy.pods))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from enrich.label_selector import Selector
 from enrich.model import NetworkPolicy, Pod, Policy
+from enrich.policy import selectors
 from enrich.policy.matching import PolicyView
 from enrich.sources.manifest_documents import Place
 from enrich.sources.repository import Key, Repository
@@ -89,6 +91,8 @@ class Checked:
     views: Mapping[str, PolicyView]
     """For each namespace that has NetworkPolicies, the cluster with only these of them. Those of others never matter
     there, and there may be thousands."""
+    _found: dict[Selector, list[str]] = field(default_factory=dict)
+    """What :meth:`namespaces_with` has found: the same selectors are in many namespaces."""
 
     def place(self, policy: Policy, path: str = "") -> Place:
         """Return where a field of a policy is."""
@@ -107,6 +111,13 @@ class Checked:
                 return None
             found += self.by_namespace[one]
         return tuple(found)
+
+    def namespaces_with(self, selector: Selector) -> list[str]:
+        """Return the namespaces that have a pod which a selector matches, by name."""
+        if selector not in self._found:
+            pods = self.delivered.pods.values()
+            self._found[selector] = sorted({one.namespace for one in pods if selectors.matches(selector, one.labels)})
+        return self._found[selector]
 
     def stands_for(self, pods: Iterable[Pod], most: int = 3) -> str:
         """Return what some pods stand for, as far as fits a line."""

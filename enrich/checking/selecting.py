@@ -103,11 +103,8 @@ def _peer(checked: Checked, policy: Policy, peer: Peer) -> tuple[str, str] | Non
     if not pods or asks_for_given_labels(selector) or any(selectors.matches(selector, pod.labels) for pod in pods):
         return None
     where = f"namespace {', '.join(namespaces)}"
-    elsewhere = sorted(
-        {pod.namespace for pod in checked.delivered.pods.values() if selectors.matches(selector, pod.labels)}
-    )
     todo = advice(selector, [pod.labels for pod in pods])
-    if elsewhere and peer.namespaces is None:
+    if peer.namespaces is None and (elsewhere := checked.namespaces_with(selector)):
         todo = f"pods of namespace {', '.join(elsewhere)} have it: add a namespaceSelector to this peer"
     return f"no pod of {where} has {selector_text(selector)}", todo or "correct the labels, or delete the peer"
 

@@ -29,6 +29,8 @@ from enrich.wire.references import PolicyRef
 State = Literal["used", "not seen", "cannot say", "shadowed", "adds nothing", "selects nobody"]
 Versions = Callable[[str, str, str], Sequence[Version]]
 """Returns the versions of a policy by kind, namespace and name, the oldest first."""
+_Beside = dict[tuple[str, bool], list[NetworkPolicy]]
+"""The NetworkPolicies of each namespace, by whether they are audited, in the order of their names."""
 
 
 @dataclass(slots=True)
@@ -108,15 +110,22 @@ def usage(
     if namespace is not None:
         chosen = (policy for policy in view.policies.values() if policy.namespace == namespace)
     pods = {number: stand_in(profile, number) for number, profile in profiles.items() if not profile.host_network}
+    by_namespace: dict[str, dict[str, Pod]] = defaultdict(dict)
+    for number, pod in pods.items():
+        by_namespace[pod.namespace][number] = pod
     left_out = all_left_out(profiles.values())
-    found = [
-        _policy_use(view, policy, _workloads(view, profiles, pods, policy, left_out, refused), versions, since_ns)
-        for policy in chosen
-    ]
+    found = []
+    for policy in chosen:
+        may = pods if isinstance(policy, ClusterNetworkPolicy) else by_namespace.get(policy.namespace, {})
+        workloads = _workloads(view, profiles, may, policy, left_out, refused)
+        found.append(_policy_use(view, policy, workloads, versions, since_ns))
     _count(found, pairs)
+    beside: _Beside = defaultdict(list)
+    for policy in sorted(view.policies.values(), key=lambda one: one.key):
+        beside[policy.namespace, is_audited(view, policy)].append(policy)
     for use in found:
         for rule in use.rules:
-            _judge(view, use, rule)
+            _judge(view, use, rule, beside)
     return sorted(found, key=lambda one: (type(one.policy).__name__, one.policy.key))
 
 
@@ -212,10 +221,10 @@ def _count(found: Iterable[PolicyUse], pairs: Iterable[Pair]) -> None:
                 rule.uses.add(pair)
 
 
-def _judge(view: PolicyView, use: PolicyUse, rule: RuleUse) -> None:
+def _judge(view: PolicyView, use: PolicyUse, rule: RuleUse, beside: _Beside) -> None:
     """Say what has become of a rule. That something decides before it is said only if it is proven."""
     rule.by = next(_deciding_before(view, use, rule), None)
-    covering = None if rule.by else next(_covering(view, use, rule), None)
+    covering = None if rule.by else next(_covering(use, rule, beside), None)
     if use.workloads == ():
         rule.state = "selects nobody"
     elif rule.by is not None:
@@ -249,15 +258,13 @@ def _tier(policy: Policy) -> Tier | None:
     return policy.tier if isinstance(policy, ClusterNetworkPolicy) else None
 
 
-def _covering(view: PolicyView, use: PolicyUse, rule: RuleUse) -> Iterator[PolicyRef]:
+def _covering(use: PolicyUse, rule: RuleUse, beside: _Beside) -> Iterator[PolicyRef]:
     """Yield rules of NetworkPolicies that allow everything that a NetworkPolicy's rule allows. Of two equal ones only
     the later is named."""
     if not isinstance(use.policy, NetworkPolicy):
         return
     place = (use.policy.key, rule.index)
-    for policy in sorted(view.policies.values(), key=lambda one: one.key):
-        if is_audited(view, policy) != use.audited or policy.namespace != use.policy.namespace:
-            continue
+    for policy in beside[use.policy.namespace, use.audited]:
         for index, other in enumerate(rules_in(policy, rule.direction) or ()):
             if (policy.key, index) == place or not _is_in(use.policy, rule, policy, other):
                 continue
