@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -106,13 +106,13 @@ class Document:
         return Place(self.file, self.number, line, item)
 
 
-def manifest_files(folder: Path) -> list[Path]:
-    """List the files to read. Hidden ones belong to editors; in a mounted ConfigMap they are every file a second
-    time."""
+def manifest_files(folder: Path, names: Collection[str] = ()) -> list[Path]:
+    """List the files to read, and those of some names. Hidden ones belong to editors; in a mounted ConfigMap they are
+    every file a second time."""
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix in SUFFIXES
+        if (path.suffix in SUFFIXES or path.name in names)
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )

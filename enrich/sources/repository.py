@@ -8,6 +8,8 @@ none is still there. A folder of a service is read by :mod:`enrich.sources.manif
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +40,7 @@ Key = tuple[str, str, str]
 """Kind, namespace and name of an object."""
 _STDIN_NAME: Final = "standard input"
 _CHART: Final = "Chart.yaml"
-_KUSTOMIZATIONS: Final = ("kustomization.yaml", "kustomization.yml")
+_KUSTOMIZATIONS: Final = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 _CHANGES: Final = frozenset(
     (
         "namespace", "namePrefix", "nameSuffix", "labels", "commonLabels", "commonAnnotations", "patches",
@@ -121,7 +123,7 @@ def _files(paths: Iterable[Path], made: Repository) -> Iterator[Path]:
                 yield path
             seen.add(path)
             continue
-        found = manifest_files(path)
+        found = manifest_files(path, _KUSTOMIZATIONS)
         if not found:
             made.problems.append(
                 Problem(Place(str(path)), f"has no file that ends in {', '.join(SUFFIXES)}", "unreadable")
@@ -130,7 +132,7 @@ def _files(paths: Iterable[Path], made: Repository) -> Iterator[Path]:
         for chart in charts:
             if not any(chart != other and chart.is_relative_to(other) for other in charts):
                 place = Place(str(chart / _CHART), 1, 1)
-                todo = f"helm template {chart} | weir check -"
+                todo = f"helm template {shlex.quote(str(chart))} | weir check -"
                 made.unrendered.append((place, "Helm is not run, so that this chart is not read", todo))
         patches = {patch for file in found if file.name in _KUSTOMIZATIONS for patch in _patches(file, made)}
         for file in found:
@@ -151,13 +153,16 @@ def _patches(file: Path, made: Repository) -> Iterator[Path]:
         changes = sorted(map(str, _CHANGES.intersection(content)))
         if changes:
             text = f"kustomize is not run, so that what it changes is missing ({', '.join(changes)})"
-            made.unrendered.append((document.at(changes[0]), text, f"kustomize build {file.parent} | weir check -"))
+            todo = f"kustomize build {shlex.quote(str(file.parent))} | weir check -"
+            made.unrendered.append((document.at(changes[0]), text, todo))
         for name in _PATCHES:
             listed = content.get(name)
             for one in listed if isinstance(listed, list) else ():
                 path = one.get("path") if isinstance(one, dict) else one
                 if isinstance(path, str) and "\n" not in path:
-                    yield (file.parent / path).resolve()
+                    # A text of another form, with a NUL perhaps, names no file; nor does a link to itself.
+                    with contextlib.suppress(ValueError, RuntimeError, OSError):
+                        yield (file.parent / path).resolve()
 
 
 # --- objects

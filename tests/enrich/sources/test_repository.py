@@ -139,7 +139,39 @@ def test_charts_and_patches_are_not_read_and_that_is_said(tmp_path: Path) -> Non
     assert todos == [f"helm template {tmp_path}/chart | weir check -", f"kustomize build {tmp_path} | weir check -"]
 
 
+def test_a_kustomization_without_a_suffix_is_one(tmp_path: Path) -> None:
+    (tmp_path / "Kustomization").write_text("resources: [p.yaml]\npatches: [{path: more.yaml}]\n")
+    found = read(tmp_path, more="kind: Deployment\nmetadata: {name: a}\nspec: {replicas: 2}\n", p=POLICY)
+    assert found.problems == []
+    assert len(found.unrendered) == 1
+
+
+def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(POLICY)
+    for paths in ((file, file), (file, tmp_path), (tmp_path, file)):
+        assert read_repository(paths).problems == []
+
+
 # --- hostile folders
+
+
+def test_the_command_for_a_folder_is_one_whatever_its_name(tmp_path: Path) -> None:
+    for folder in (tmp_path / "$(reboot); x/a", tmp_path / "$(reboot); x/b"):
+        folder.mkdir(parents=True)
+    (tmp_path / "$(reboot); x/a/Chart.yaml").write_text("name: c\n")
+    (tmp_path / "$(reboot); x/b/kustomization.yaml").write_text("namespace: shop\n")
+    todos = [todo for _, _, todo in read(tmp_path).unrendered]
+    assert todos == [f"{command} '{tmp_path}/$(reboot); x/{name}' | weir check -" for command, name in (
+        ("helm template", "a"), ("kustomize build", "b"),
+    )]  # fmt: skip
+
+
+def test_a_patch_that_names_no_file_is_left(tmp_path: Path) -> None:
+    (tmp_path / "self.yaml").symlink_to(tmp_path / "self.yaml")
+    patches = '["a\\0b", "self.yaml", "' + "a" * 5_000 + '"]'
+    found = read(tmp_path, kustomization=f"patchesStrategicMerge: {patches}\n", p=POLICY)
+    assert (found.problems, list(found.objects)) == ([], [("NetworkPolicy", "default", "p")])
 
 
 def test_a_hostile_folder_ends_with_a_line_for_each_file(tmp_path: Path) -> None:
