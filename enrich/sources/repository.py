@@ -83,6 +83,8 @@ class Repository:
     problems: list[Problem] = field(default_factory=list)
     unrendered: list[tuple[Place, str, str]] = field(default_factory=list)
     """What Helm or kustomize would make: where, what, and how to have it read."""
+    generated: Counter[Key] = field(default_factory=Counter)
+    """How many objects of each ``generateName`` have got a number. The API server gives each a name of its own."""
     skipped: Counter[str] = field(default_factory=Counter)
     """How many objects of each kind were not read."""
     unsure: dict[str, str] = field(default_factory=dict)
@@ -186,7 +188,7 @@ def _read(made: Repository, written: Written, kinds: Collection[str]) -> None:
     elif kind not in kinds:
         made.skipped[kind] += 1
     else:
-        _take(made, Written(written.document, written.item, _named(content)), kind)
+        _take(made, Written(written.document, written.item, _named(made, written, kind)), kind)
 
 
 def _is_own(kind: str, version: str) -> bool:
@@ -216,12 +218,17 @@ def _runs_pods(spec: Any, depth: int) -> bool:
     return not _RUNS_PODS.isdisjoint(spec) or any(_runs_pods(below, depth - 1) for below in spec.values())
 
 
-def _named(content: dict[str, Any]) -> dict[str, Any]:
-    """Return an object whose name the API server would generate with a name."""
-    meta = content.get("metadata")
+def _named(made: Repository, written: Written, kind: str) -> Mapping[str, Any]:
+    """Return an object whose name the API server would generate with a name that no other has."""
+    meta = written.content.get("metadata")
     if not isinstance(meta, dict) or meta.get("name") is not None or not isinstance(meta.get("generateName"), str):
-        return content
-    return {**content, "metadata": {**meta, "name": meta["generateName"].rstrip("-.")}}
+        return written.content
+    prefix, namespace = meta["generateName"].rstrip("-."), _namespace(written)
+    name = prefix
+    while (kind, namespace, name) in made.written:
+        made.generated[kind, namespace, prefix] += 1
+        name = f"{prefix}-{made.generated[kind, namespace, prefix]}"
+    return {**written.content, "metadata": {**meta, "name": name}}
 
 
 def _take(made: Repository, written: Written, kind: str) -> None:

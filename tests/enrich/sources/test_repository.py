@@ -67,6 +67,13 @@ def test_two_workloads_of_a_name_stand_for_two_pods_with_addresses_of_their_own(
     assert len({pod.ips for pod in made.pods.values()}) == 2
 
 
+def test_each_object_of_a_generated_name_is_one(tmp_path: Path) -> None:
+    pod = f"apiVersion: v1\nkind: Pod\nmetadata: {{generateName: a-}}\n{SPEC}\n"
+    found = read(tmp_path, a="---\n".join([pod.replace("generateName: a-", "name: a"), pod, pod, pod]))
+    assert found.problems == []
+    assert {pod.name for pod in deliver(found).pods} == {"a", "a-1", "a-2", "a-3"}
+
+
 def test_other_kinds_are_counted(tmp_path: Path) -> None:
     found = read(
         tmp_path,
