@@ -33,6 +33,8 @@ _MAX_BYTES: Final = 32 << 20
 size while it is read."""
 _MAX_VALUES: Final = 1_000_000
 """So many values a document may have, when what its aliases stand for is counted each time."""
+_MAX_DIGITS: Final = 256
+"""So long a number may be. Objects of the API have 64 bits; Python prints no more than 4,300 digits."""
 _LAST_STEP: Final = re.compile(r"(?:\.[^.\[\]]*|\[[^\]]*\]|^[^.\[\]]+)$")
 
 
@@ -163,10 +165,30 @@ def _content(file: Path) -> bytes:
 
 
 class _Loader(yaml.CSafeLoader):
-    """A loader that closes."""
+    """A loader that closes, and that refuses numbers which Python cannot print or takes minutes to read, as of base
+    sixty (``1:1:1...``)."""
 
     def close(self) -> None:
         self.dispose()
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Return an integer. Raises ValueError."""
+        _check_digits(node)
+        return super().construct_yaml_int(node)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """Return a number. Raises ValueError."""
+        _check_digits(node)
+        return super().construct_yaml_float(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+
+
+def _check_digits(node: yaml.ScalarNode) -> None:
+    if len(node.value) > _MAX_DIGITS:
+        raise ValueError(f"line {node.start_mark.line + 1}: a number has more than {_MAX_DIGITS} characters")
 
 
 def objects_in(

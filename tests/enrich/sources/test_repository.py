@@ -174,6 +174,14 @@ def test_the_command_for_a_folder_is_one_whatever_its_name(tmp_path: Path) -> No
     )]  # fmt: skip
 
 
+@pytest.mark.parametrize("number", ["0x" + "f" * 6_000, "1" + ":1" * 200_000, "1" + ":1" * 400 + ".5"])
+def test_a_number_that_is_too_long_is_a_mistake(tmp_path: Path, number: str) -> None:
+    found = read(tmp_path, a=f"apiVersion: v1\nkind: {number}\n", p=POLICY)
+    (problem,) = found.problems
+    assert (problem.sort, "line 2: a number has more than" in problem.text) == ("unreadable", True)
+    assert list(found.objects) == [("NetworkPolicy", "default", "p")]
+
+
 def test_a_patch_that_names_no_file_is_left(tmp_path: Path) -> None:
     (tmp_path / "self.yaml").symlink_to(tmp_path / "self.yaml")
     patches = '["a\\0b", "self.yaml", "' + "a" * 5_000 + '"]'
