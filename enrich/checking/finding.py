@@ -106,6 +106,8 @@ class Checked:
     def pods_in(self, namespaces: Iterable[str]) -> tuple[Pod, ...] | None:
         """Return the pods of namespaces; None unless each has some in the files, and no others are to be expected."""
         found: list[Pod] = []
+        if self.repository.unsure_everywhere:
+            return None
         for one in namespaces:
             if one not in self.by_namespace or one in self.repository.unsure:
                 return None

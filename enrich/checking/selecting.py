@@ -170,7 +170,11 @@ def advice(selector: Selector, labels: Sequence[Labels]) -> str:
     for one in selector.requirements:
         if any(selectors.requirement_matches(one, found) for found in labels):
             continue
+        if one.operator is Operator.DOES_NOT_EXIST:
+            return f"each pod there has the label {one.key}"
         values = sorted({found[one.key] for found in labels if one.key in found})
+        if one.operator is Operator.NOT_IN:
+            return f"{one.key} is {' or '.join(values[:_MOST_VALUES])} in each pod there"
         near = next((found for value in one.values if (found := nearest(value, values))), None)
         if near is not None:
             return f"did you mean {one.key}={near}?"

@@ -53,6 +53,12 @@ _LIKENESS: Final = 0.8
 """How alike a kind must be to one that is read, to be a mistake and not another kind of the same API group."""
 _RUNS_PODS: Final = frozenset({"template", "podTemplate", "replicas", "instances", "containers", "nodeSets"})
 """A field with such a name, near the top of an object of some operator's kind, is likely about pods that it runs."""
+_CHARTS: Final = {
+    "HelmRelease": "helm.toolkit.fluxcd.io",
+    "HelmChart": "helm.cattle.io",
+    "Application": "argoproj.io",
+}
+"""The kinds of Flux, of k3s and of Argo CD by which a cluster installs a chart of its own accord, with their groups."""
 _NO_OBJECT: Final = "without apiVersion and kind"
 
 
@@ -89,6 +95,8 @@ class Repository:
     """How many objects of each kind were not read."""
     unsure: dict[str, str] = field(default_factory=dict)
     """Why the pods of a namespace are not all known."""
+    unsure_everywhere: str = ""
+    """Why there may be pods in any namespace that no file has."""
 
 
 def read_repository(paths: Iterable[Path], kinds: Collection[str] = KINDS) -> Repository:
@@ -136,6 +144,7 @@ def _files(paths: Iterable[Path], made: Repository) -> Iterator[Path]:
                 place = Place(str(chart / _CHART), 1, 1)
                 todo = f"helm template {shlex.quote(str(chart))} | weir check -"
                 made.unrendered.append((place, "Helm is not run, so that this chart is not read", todo))
+                made.unsure_everywhere = f"chart {chart} may run pods that no file has"
         patches = {patch for file in found if file.name in _KUSTOMIZATIONS for patch in _patches(file, made)}
         for file in found:
             in_chart = any(file.is_relative_to(chart) for chart in charts)
@@ -208,8 +217,22 @@ def _skip(made: Repository, written: Written, kind: str, version: str) -> None:
         made.problems.append(Problem(written.at("kind"), f"kind: there is no {version} {kind}; did you mean {named}?"))
         return
     made.skipped[f"{kind} ({group})" if "." in group else kind] += 1
-    if "." in group and not group.endswith(".k8s.io") and _runs_pods(written.content.get("spec"), 3):
-        made.unsure.setdefault(_namespace(written), f"{kind} {_name(written)} may run pods that no file has")
+    spec, namespace = written.content.get("spec"), _namespace(written)
+    runs_pods = "." in group and not group.endswith(".k8s.io") and _runs_pods(spec, 3)
+    if _CHARTS.get(kind) == group and isinstance(spec, dict) and _installs_chart(kind, spec):
+        destination = spec.get("destination")
+        found = destination.get("namespace") if isinstance(destination, dict) else spec.get("targetNamespace")
+        namespace, runs_pods = (found if isinstance(found, str) and found else namespace), True
+    if runs_pods:
+        made.unsure.setdefault(namespace, f"{kind} {_name(written)} may run pods that no file has")
+
+
+def _installs_chart(kind: str, spec: Mapping[str, Any]) -> bool:
+    """Return whether an object installs a chart. What an Application takes from a repository instead may be this one,
+    whose files are read."""
+    sources = spec.get("sources")
+    listed = sources if isinstance(sources, list) else [spec.get("source")]
+    return kind != "Application" or any(isinstance(one, dict) and one.get("chart") for one in listed)
 
 
 def _runs_pods(spec: Any, depth: int) -> bool:

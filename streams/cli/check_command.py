@@ -105,6 +105,9 @@ def _notes(repository: Repository) -> Iterator[str]:
         yield "nothing to check: no file has an object of a kind that policies depend on"
     if repository.skipped:
         yield f"not read, because policies do not depend on it: {skipped_text(repository.skipped)}"
+    if repository.unsure_everywhere:
+        yield f"what selects nothing cannot be said: {repository.unsure_everywhere}"
+        return
     for namespace, why in sorted(repository.unsure.items()):
         yield f"what selects nothing in namespace {namespace} cannot be said: {why}"
 

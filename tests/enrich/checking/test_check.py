@@ -86,6 +86,16 @@ def test_policies_that_fit_their_workloads_have_no_findings(tmp_path: Path) -> N
         ("{podSelector: {matchLabels: {app: wbe}}}", "no pod of namespace shop has app=wbe", "did you mean app=web?"),
         ("{podSelector: {matchLabels: {ap: web}}}", "has ap=web", "did you mean app?"),
         ("{podSelector: {matchLabels: {app: zzzzz}}}", "has app=zzzzz", "app is db or web there"),
+        (
+            "{podSelector: {matchExpressions: [{key: app, operator: NotIn, values: [web, db]}]}}",
+            "no pod of namespace shop has",
+            "app is db or web in each pod there",
+        ),
+        (
+            "{podSelector: {matchExpressions: [{key: app, operator: DoesNotExist}]}}",
+            "no pod of namespace shop has",
+            "each pod there has the label app",
+        ),
     ],
 )
 def test_a_policy_that_selects_nothing_says_what_is_near(tmp_path: Path, spec: str, text: str, todo: str) -> None:
@@ -103,6 +113,36 @@ def test_what_the_files_do_not_show_is_no_finding(tmp_path: Path) -> None:
     assert found_in(tmp_path, WEB, KAFKA, nothing) == []
     assert ids(found_in(tmp_path, WEB, DB.replace("containers", "kontainers"), nothing)) == ["invalid", "unknown-field"]
     assert found_in(tmp_path, WEB, policy("{podSelector: {matchLabels: {pod-template-hash: abc}}}")) == []
+
+
+@pytest.mark.parametrize(
+    "chart",
+    [
+        "apiVersion: helm.toolkit.fluxcd.io/v2\nkind: HelmRelease\nmetadata: {name: x, namespace: shop}\nspec: {}\n",
+        "apiVersion: helm.cattle.io/v1\nkind: HelmChart\nmetadata: {name: x, namespace: kube-system}\n"
+        "spec: {targetNamespace: shop}\n",
+        "apiVersion: argoproj.io/v1alpha1\nkind: Application\nmetadata: {name: x, namespace: argocd}\n"
+        "spec: {destination: {namespace: shop}, source: {chart: redis}}\n",
+    ],
+)
+def test_a_chart_that_the_cluster_installs_may_have_any_pod(tmp_path: Path, chart: str) -> None:
+    nothing = policy("{podSelector: {matchLabels: {app: redis}}}")
+    assert found_in(tmp_path, WEB, f"\n{chart}", nothing) == []
+    assert ids(found_in(tmp_path, WEB, f"\n{chart.replace('shop', 'ops')}", nothing)) == ["policy-selects-nothing"]
+
+
+def test_an_application_of_a_repository_hides_nothing(tmp_path: Path) -> None:
+    app = "\napiVersion: argoproj.io/v1alpha1\nkind: Application\nmetadata: {name: x}\n"
+    app += "spec: {destination: {namespace: shop}, source: {path: manifests}}\n"
+    nothing = policy("{podSelector: {matchLabels: {app: redis}}}")
+    assert ids(found_in(tmp_path, WEB, app, nothing)) == ["policy-selects-nothing"]
+
+
+def test_a_chart_in_the_folder_may_have_any_pod(tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir()
+    (tmp_path / "redis/Chart.yaml").write_text("name: redis\n")
+    found = found_in(tmp_path, WEB, policy("{podSelector: {matchLabels: {app: redis}}}"))
+    assert ids(found) == ["not-rendered"]
 
 
 def test_host_network_pods_are_selected_by_no_policy(tmp_path: Path) -> None:
