@@ -17,8 +17,8 @@ from enrich.checking.check import check as find
 from enrich.checking.finding import RULES, UNREADABLE, Finding
 from enrich.runtime.console import leave_stdout
 from enrich.sources.repository import Repository, read_repository, skipped_text
-from streams.cli.check_reports import as_json, as_junit, as_sarif
-from streams.cli.terminal import PipeConsole, printable, say
+from streams.cli.check_reports import as_json, as_junit, as_sarif, log_text
+from streams.cli.terminal import PipeConsole, say
 
 FINDINGS: Final = 1
 NOT_READ: Final = 2
@@ -118,12 +118,12 @@ def _print(answer: _Checked, output: str) -> None:
         return
     console = PipeConsole(highlight=False)
     for style, line in _lines(answer.findings):
-        console.print(Text(printable(line), style=style), soft_wrap=True)
+        console.print(Text(log_text(line), style=style), soft_wrap=True)
     counts = Counter(one.rule.level for one in answer.findings)
     found = " and ".join(_counted(counts[level], level) for level in ("error", "warning"))
     of = _counted(len(answer.repository.written), "object")
     console.print(f"{found} in {of} of {_counted(answer.repository.files, 'file')}", soft_wrap=True)
-    say(answer.notes)
+    say([log_text(note) for note in answer.notes])
 
 
 def _counted(count: int, what: str) -> str:

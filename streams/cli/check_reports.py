@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,14 +13,27 @@ from urllib.parse import quote
 from enrich.checking.finding import RULES, UNREADABLE, CheckRule, Finding
 from enrich.runtime.version import version_text
 from enrich.sources.repository import Repository
+from streams.cli.terminal import printable
 
+_COMMANDS: Final = re.compile(r"^(?=\s*::)|##(?=\w*\[)")
 _SARIF: Final = "2.1.0"
 _SARIF_SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 
+def log_text(text: str) -> str:
+    """Return a text in one line that neither a terminal nor a CI system obeys. Those take commands from a job's log: at
+    the begin of a line (``::error::``), or anywhere in it (``##[error]`` and ``##vso[...]``)."""
+    return _COMMANDS.sub(lambda found: "\\x23#" if found[0] else "\\", printable(text))
+
+
+def _json(document: dict[str, Any]) -> str:
+    """Return JSON without what a CI system obeys anywhere in a line."""
+    return json.dumps(document).replace("##", r"#\u0023")
+
+
 def as_json(repository: Repository, findings: Sequence[Finding], notes: Sequence[str]) -> str:
     """Return the findings, and what was read."""
-    return json.dumps(
+    return _json(
         {
             "schema": 1,
             "files": repository.files,
@@ -63,7 +77,7 @@ def as_sarif(_repository: Repository, findings: Sequence[Finding], notes: Sequen
         ],
         "results": [_sarif_result(one, numbers[one.rule.id]) for one in findings],
     }
-    return json.dumps({"$schema": _SARIF_SCHEMA, "version": _SARIF, "runs": [run]})
+    return _json({"$schema": _SARIF_SCHEMA, "version": _SARIF, "runs": [run]})
 
 
 def _sarif_rule(rule: CheckRule) -> dict[str, Any]:
@@ -103,18 +117,18 @@ def as_junit(repository: Repository, findings: Sequence[Finding], notes: Sequenc
     suite = ET.SubElement(root, "testsuite", {"name": "weir check", **counts, "skipped": "0"})
     for one in findings:
         where = f"{one.place.file}:{one.place.line}" if one.place.line else one.place.file
-        name = _xml_text(f"{one.rule.id} {where} {one.subject}".rstrip())
+        name = log_text(f"{one.rule.id} {where} {one.subject}".rstrip())
         case = ET.SubElement(suite, "testcase", {"name": name, "classname": one.rule.id})
-        case.set("file", _xml_text(one.place.file))
-        message = _xml_text(_message(one))
+        case.set("file", log_text(one.place.file))
+        message = log_text(_message(one))
         if one.rule.level == "error":
             failure = ET.SubElement(case, "failure", {"message": message, "type": one.rule.id})
-            failure.text = f"{_xml_text(where)}: {message}"
+            failure.text = f"{log_text(where)}: {message}"
         else:
-            ET.SubElement(case, "system-out").text = f"{_xml_text(where)}: warning: {message}"
+            ET.SubElement(case, "system-out").text = f"{log_text(where)}: warning: {message}"
     if not findings:
         ET.SubElement(suite, "testcase", {"name": f"{len(repository.written)} objects", "classname": "weir check"})
-    ET.SubElement(suite, "system-err").text = _xml_text("\n".join(notes))
+    ET.SubElement(suite, "system-err").text = "\n".join(map(log_text, notes))
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True)
 
@@ -122,8 +136,3 @@ def as_junit(repository: Repository, findings: Sequence[Finding], notes: Sequenc
 def _message(one: Finding) -> str:
     about = f"{one.subject}: " if one.subject else ""
     return f"{about}{one.text}{f'. To do: {one.todo}' if one.todo else ''}"
-
-
-def _xml_text(text: str) -> str:
-    """Return a text without the characters that XML cannot have, escaped or not: names of files may have them."""
-    return "".join(one if one in "\n\t" or one.isprintable() else ascii(one)[1:-1] for one in text)

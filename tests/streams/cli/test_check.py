@@ -105,6 +105,29 @@ def test_names_of_files_cannot_write_to_a_terminal_or_break_a_report(tmp_path: P
             ET.fromstring(done.stdout_bytes)  # noqa: S314 - it is our own text
 
 
+@pytest.mark.parametrize("output", ["text", "json", "sarif", "junit"])
+def test_a_pull_request_cannot_command_the_ci_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    """GitHub obeys a line that begins with ``::``, and ``##[...]`` anywhere in it; Azure obeys ``##vso[...]``."""
+    field = "'##vso[task.setvariable variable=a]b': 1, '##[add-mask]c': 1, \"a\\n::error::b\": 1"
+    (tmp_path / "::add-mask::x.yaml").write_text(
+        POLICY.replace("podSelector", f"{field}, podSelector") % "web"
+        + "---\napiVersion: 'a.b/v1'\nkind: '##vso[x]y'\n---\napiVersion: v1\nkind: \"a\\n::error::b\"\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    done = run(".", "-o", output)
+    assert done.exit_code == 1
+    assert not re.search(r"^\s*::|##\w*\[", done.stdout + done.stderr, re.MULTILINE)
+    if output in ("json", "sarif"):
+        assert "##vso[task.setvariable variable=a]b" in str(orjson.loads(done.stdout))
+
+
+def test_an_address_is_no_command() -> None:
+    policy = POLICY.replace("}}}", "}}, ingress: [{from: [{ipBlock: {cidr: '::/200'}}]}]}") % "web"
+    assert "'::/200' is not a CIDR" in run("-", stdin=policy).stdout
+
+
 def test_sarif_has_what_readers_of_it_require() -> None:
     """The required properties of SARIF 2.1.0, and those without which GitHub shows no line."""
     log = orjson.loads(run("-", "-o", "sarif", stdin=BAD).stdout)
