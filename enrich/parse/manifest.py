@@ -52,7 +52,8 @@ def _without_consequences(
 def _unused_kind(version: str, kind: str) -> InvalidObjectError:
     expected = API_VERSIONS.get(kind)
     if expected is not None:
-        near = f"; did you mean apiVersion {expected}?" if nearest(version, [expected]) else ""
+        is_other_version = version.rpartition("/")[0] == expected.rpartition("/")[0]
+        near = f"; did you mean apiVersion {expected}?" if is_other_version or nearest(version, [expected]) else ""
     else:
         found = nearest(kind, API_VERSIONS)
         near = f"; did you mean {found}?" if found else ""

@@ -68,7 +68,7 @@ def check(paths: Sequence[Path], ignored: Collection[str], output: str, *, stric
 
     \b
     Exit 0: nothing, or only warnings. 1: errors, or with --strict warnings. 2: the command is wrong, or something
-    cannot be read.
+    cannot be read. 3: the answer cannot be written.
     """
     if shows_rules:
         for rule in RULES:
@@ -77,7 +77,11 @@ def check(paths: Sequence[Path], ignored: Collection[str], output: str, *, stric
     if not paths:
         raise click.UsageError("name at least one FOLDER or FILE, or - for standard input")
     try:
-        answer = _answer(paths, ignored)
+        try:
+            answer = _answer(paths, ignored)
+        except OSError as error:
+            say([log_text(f"not everything can be read: {error}")])
+            sys.exit(NOT_READ)
         _print(answer, output)
         sys.stdout.flush()
     except BrokenPipeError:

@@ -105,6 +105,7 @@ def test_other_kinds_are_counted(tmp_path: Path) -> None:
         (workload("Deployment", "extensions/v1beta1", f"{{template: {TEMPLATE}}}"), "Deployment must be apps/v1"),
         (workload("Deployment", "apps/v1", "{template: {spec: {}}}"), "spec.template.spec.containers: is required"),
         (workload("Deployment", "apps/v1", f"{{tmplate: {TEMPLATE}}}"), "spec.tmplate: there is no such field"),
+        ("apiVersion: v2\nkind: Pod\nmetadata: {name: x}\n", "v2 Pod is not used here; did you mean apiVersion v1?"),
         ("kind: NetworkPolicy\nmetadata: {name: x}\n", "apiVersion: is required"),
         (f"{POLICY}---\n{POLICY}", "NetworkPolicy default/p is also in"),
         ("[{apiVersion: v1, kind: Pod}]", "is a list of objects: put --- between them"),

@@ -62,6 +62,20 @@ def test_a_missing_file_and_no_file_are_2(tmp_path: Path) -> None:
     assert run(tmp_path).exit_code == 2
 
 
+def test_a_folder_that_cannot_be_read_is_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which root can do: so the system's answer is given."""
+    (tmp_path / "a.yaml").write_text(WEB)
+
+    def refuse(_path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", "a.yaml")
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    done = run(tmp_path)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "not everything can be read: [Errno 13] Permission denied: 'a.yaml'" in done.stderr
+    assert run("a" * 5_000).exit_code == 2
+
+
 def test_people_see_where_what_and_what_to_do(tmp_path: Path) -> None:
     file = tmp_path / "app.yaml"
     file.write_text(BAD + "---\napiVersion: v1\nkind: ConfigMap\n")
