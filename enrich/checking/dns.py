@@ -1,22 +1,29 @@
 """Finds pods whose egress is closed to DNS, by asking the reference of policy semantics about it.
 
 Pods ask the servers of kube-system, a cache on their node, or a server outside the cluster. A cluster's namespaces may
-have labels that no file has; so a rule that names port 53 and a namespaceSelector or an ipBlock is taken to mean DNS.
+have labels that no file has; so a rule that names port 53 and a namespaceSelector or an ipBlock is taken to mean DNS,
+and so is one of all ports that names the servers' labels, or a block that may be the cluster's.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from enrich.checking.finding import CLOSED_WITHOUT_DNS, EGRESS_WITHOUT_DNS, Checked, Finding, key_of
 from enrich.label_selector import Operator, Selector
-from enrich.model import NamedPort, NetworkPolicy, Pod, PolicyPort, Protocol
+from enrich.model import NamedPort, NetworkPolicy, Peer, Pod, PolicyPort, Protocol
+from enrich.policy import selectors
 from enrich.policy.decide import decide, is_audited, isolates
 from enrich.policy.matching import Direction, Endpoint
 
 _PORT: Final = 53
+_OPENSHIFT: Final = 5353
+"""OpenShift's servers listen there, behind port 53 of their Service."""
+_WIDE: Final = 1 << 16
+"""A block of so many addresses may be that of a cluster's pods or Services, with the servers among them."""
 _SERVER: Final = Pod(
     "kube-system",
     "kube-dns",
@@ -89,17 +96,29 @@ def _has_dns(checked: Checked, pod: Pod) -> bool:
 
 
 def _means_dns(policy: NetworkPolicy) -> bool:
-    """Return whether a rule names the port of DNS, and peers that are not only pods of the policy's own namespace."""
+    """Return whether a rule may let pods ask servers of DNS that the files do not have."""
     return any(
-        any(map(_is_dns, rule.ports)) and any(peer.namespaces or peer.ip_block for peer in rule.peers)
+        any(_may_be_servers(peer, is_named=any(map(_is_dns, rule.ports))) for peer in rule.peers)
         for rule in policy.egress or ()
+        if not rule.ports
+        or any(one.protocol is Protocol.UDP and (one.port is None or _is_dns(one)) for one in rule.ports)
     )
+
+
+def _may_be_servers(peer: Peer, *, is_named: bool) -> bool:
+    """Return whether a peer may have the servers. ``is_named``: its rule names their port, so that it is about them,
+    unless it is about pods of the policy's own namespace."""
+    if peer.ip_block is not None:
+        return is_named or ipaddress.ip_network(peer.ip_block.cidr).num_addresses >= _WIDE
+    if peer.namespaces is None:
+        return False
+    return is_named or (peer.pods not in (None, Selector()) and selectors.matches(peer.pods, _SERVER.labels))
 
 
 def _is_dns(port: PolicyPort) -> bool:
     if port.protocol is not Protocol.UDP or not isinstance(port.port, int):
-        return False
-    return port.port <= _PORT <= (port.end_port or port.port)
+        return port.protocol is Protocol.UDP and port.port == _SERVER.ports[0].name
+    return any(port.port <= one <= (port.end_port or port.port) for one in (_PORT, _OPENSHIFT))
 
 
 def _finding(checked: Checked, policies: tuple[NetworkPolicy, ...], pods: list[Pod]) -> Finding:

@@ -239,6 +239,21 @@ def test_egress_ports_are_those_of_the_peers(tmp_path: Path) -> None:
         ("[{to: [{ipBlock: {cidr: 0.0.0.0/0}}]}]", []),
         ("[{to: [{ipBlock: {cidr: 169.254.20.10/32}}], ports: [{port: 53, protocol: UDP}]}]", []),
         ("[{to: [{namespaceSelector: {}}]}]", []),
+        # OpenShift's servers, and a label of kube-system and a block of Services that no file has.
+        ("[{to: [{namespaceSelector: {matchLabels: {any: label}}}], ports: [{port: 5353, protocol: UDP}]}]", []),
+        ("[{to: [{namespaceSelector: {matchLabels: {any: label}}}], ports: [{port: dns, protocol: UDP}]}]", []),
+        (
+            "[{to: [{namespaceSelector: {matchLabels: {name: kube-system}}, "
+            "podSelector: {matchLabels: {k8s-app: kube-dns}}}]}]",
+            [],
+        ),
+        ("[{to: [{ipBlock: {cidr: 10.0.0.0/8}}]}]", []),
+        ("[{to: [{ipBlock: {cidr: 'fd00:1::/48'}}]}]", []),
+        ("[{to: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{protocol: UDP}]}]", []),
+        ("[{to: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{port: 53}]}]", ["egress-without-dns"]),
+        ("[{to: [{ipBlock: {cidr: 10.1.2.3/32}}]}]", ["egress-without-dns"]),
+        ("[{to: [{namespaceSelector: {matchLabels: {any: label}}}]}]", ["egress-without-dns"]),
+        ("[{to: [{podSelector: {matchLabels: {k8s-app: kube-dns}}}]}]", ["egress-without-dns"]),
         ("[{to: [{namespaceSelector: {matchLabels: {any: label}}}], ports: [{port: 53, protocol: UDP}]}]", []),
     ],
 )
