@@ -154,13 +154,6 @@ def test_a_kustomization_without_a_suffix_is_one(tmp_path: Path) -> None:
     assert len(found.unrendered) == 1
 
 
-def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
-    file = tmp_path / "p.yaml"
-    file.write_text(POLICY)
-    for paths in ((file, file), (file, tmp_path), (tmp_path, file)):
-        assert read_repository(paths).problems == []
-
-
 # --- hostile folders
 
 

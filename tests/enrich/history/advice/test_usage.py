@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
+import pytest
 
+from enrich.history.advice import usage as module
 from enrich.history.advice.usage import PolicyUse, RuleUse, Versions, usage
 from enrich.history.versions import Version
 from enrich.model import Name, Policy
@@ -208,3 +210,17 @@ def test_pods_of_a_nodes_network_are_selected_by_nobody() -> None:
     state = view(policies={everybody.key: everybody})
     (found,) = usage(state, {"0123456789abcdef": host}, (), lambda *_names: (), SINCE)
     assert found.workloads == ()
+
+
+def test_a_policy_is_only_compared_with_what_is_in_its_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the work grows with the square of a cluster."""
+    asked: list[object] = []
+    for name in ("isolates", "is_audited"):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, real=real: asked.append(given) or real(*given))
+    names = [f"ns{number}" for number in range(50)]
+    policies = [network_policy("db", from_web(), name) for name in names]
+    profiles = {name: profile(name, "Deployment/web", {"app": "web"}) for name in names}
+    found = usage(view(policies={one.key: one for one in policies}), profiles, (), lambda *_names: (), SINCE)
+    assert len(found) == 50
+    assert 50 * 3 <= len(asked) < 50 * 10
