@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from enrich.checking import dns
 from enrich.checking.check import check
 from enrich.checking.finding import Finding
-from enrich.history.advice import usage
 from enrich.sources.repository import read_repository
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -310,20 +308,6 @@ spec:
     (found,) = found_in(tmp_path, WEB, admin)
     assert (found.rule.id, found.subject) == ("shadowed-rule", "ClusterNetworkPolicy guard")
     assert "always decides before" in found.text
-
-
-def test_a_policy_is_only_compared_with_what_is_in_its_namespace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Otherwise three thousand policies in three hundred namespaces take minutes."""
-    asked: list[object] = []
-    for module, name in ((usage, "isolates"), (usage, "is_audited"), (dns, "isolates")):
-        real = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *args, real=real: asked.append(args) or real(*args))
-    spec = f"{{podSelector: {{}}, policyTypes: [Egress], egress: [{DNS}]}}"
-    many = [f"{WEB.replace('shop', f'ns{n}')}---{policy(spec, namespace=f'ns{n}')}" for n in range(50)]
-    assert found_in(tmp_path, *many) == []
-    assert 50 * 3 < len(asked) < 50 * 10
 
 
 def test_services_and_templates_are_compared_with_labels(tmp_path: Path) -> None:
