@@ -59,7 +59,7 @@ _OPERATIONS = {
 }  # fmt: skip
 _CLUSTER = "c1"
 _READ_WITHOUT_GROUP = ("endpoints", "alerts.state")
-_QUICK_S = 20.0
+_QUICK_S = 120.0
 
 
 @dataclass
@@ -277,7 +277,7 @@ def _writes(connection: Connection, topic: str) -> bool:
 def _reads(connection: Connection, topic: str) -> bool:
     """Read a topic of which the first record is there already."""
     try:
-        reader = TopicReader(connection, topic)
+        reader = TopicReader(connection, topic, timeout_s=60.0)
         reader.start({partition: first for partition, (first, _) in reader.bounds().items()})
         deadline = time.monotonic() + _QUICK_S
         while time.monotonic() < deadline:
