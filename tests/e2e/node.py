@@ -136,7 +136,8 @@ class Probe:
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         """Return the log lines whose event begins so."""
-        found = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
+        whole, _, _ = self.log.read_text().rpartition("\n")  # the last line may be half written
+        found = (json.loads(line) for line in whole.splitlines() if line.startswith("{"))
         return [line for line in found if line["event"].startswith(event)]
 
     def wait_for(self, event: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:

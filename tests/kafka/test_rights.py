@@ -372,7 +372,11 @@ def test_without_the_right_what_it_is_for_fails(seeded: Granted, right: Right, t
     assert attempt(next(folders)), f"it should be possible to {right.purpose}"
     seeded.broker.revoke(seeded.acls[right])
     try:
-        assert not attempt(next(folders)), f"it is possible to {right.purpose} without the right"
+        if right.full_name("", "").endswith(".reader"):
+            # Without a group nobody waits for the coordinator, so a record may come before its refusal.
+            until(lambda: not attempt(next(folders)))
+        else:
+            assert not attempt(next(folders)), f"it is possible to {right.purpose} without the right"
     finally:
         user = seeded.env[right.principal]["WEIR_KAFKA_USERNAME"]
         seeded.acls[right] = _grant(seeded.broker, user, seeded.prefix, right)
