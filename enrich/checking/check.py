@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -23,10 +23,9 @@ from enrich.checking.finding import (
 from enrich.checking.ports import ports_that_no_container_has
 from enrich.checking.selecting import selectors_that_match_nothing
 from enrich.explain.accounts import display_name
-from enrich.history.advice.usage import PolicyUse, RuleUse, usage
+from enrich.history.advice.usage import RuleUse, usage
 from enrich.history.profile import profile_of
 from enrich.model import Name, NetworkPolicy, Pod, Policy
-from enrich.policy.matching import PolicyView
 from enrich.sources.manifest_documents import Sort
 from enrich.sources.repository import Repository
 from enrich.sources.repository_cluster import deliver
@@ -67,18 +66,11 @@ def _checked(repository: Repository) -> Checked:
 
 def _rules_without_effect(checked: Checked) -> Iterator[Finding]:
     """Yield rules that another rule makes superfluous, by the proof that `weir policies` has."""
-    uses = list(_uses(replace(checked.view, policies={}), checked.delivered.pods.values(), None))
-    for namespace, view in checked.views.items():
-        uses += _uses(view, checked.by_namespace.get(namespace, ()), namespace)
-    for use in uses:
+    profiles = {pod.uid: profile_of(pod, pod.owner, ()) for pod in checked.delivered.pods.values()}
+    for use in usage(checked.view, profiles, (), lambda *_: (), 0):
         for rule in use.rules:
             if rule.by is not None and rule.state in ("shadowed", "adds nothing"):
                 yield _without_effect(checked, use.policy, rule, rule.by)
-
-
-def _uses(view: PolicyView, pods: Iterable[Pod], namespace: str | None) -> Iterable[PolicyUse]:
-    profiles = {pod.uid: profile_of(pod, pod.owner, ()) for pod in pods}
-    return usage(view, profiles, (), lambda *_: (), 0, namespace)
 
 
 def _without_effect(checked: Checked, policy: Policy, rule: RuleUse, by: PolicyRef) -> Finding:
