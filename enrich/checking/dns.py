@@ -17,7 +17,7 @@ from enrich.label_selector import Operator, Selector
 from enrich.model import NamedPort, NetworkPolicy, Peer, Pod, PolicyPort, Protocol
 from enrich.policy import selectors
 from enrich.policy.decide import decide, is_audited, isolates
-from enrich.policy.matching import Direction, Endpoint
+from enrich.policy.matching import Direction, Endpoint, port_matches
 
 _PORT: Final = 53
 _OPENSHIFT: Final = 5353
@@ -98,10 +98,9 @@ def _has_dns(checked: Checked, pod: Pod) -> bool:
 def _means_dns(policy: NetworkPolicy) -> bool:
     """Return whether a rule may let pods ask servers of DNS that the files do not have."""
     return any(
-        any(_may_be_servers(peer, is_named=any(map(_is_dns, rule.ports))) for peer in rule.peers)
+        any(_may_be_servers(peer, is_named=any(map(_names_dns, rule.ports))) for peer in rule.peers)
         for rule in policy.egress or ()
-        if not rule.ports
-        or any(one.protocol is Protocol.UDP and (one.port is None or _is_dns(one)) for one in rule.ports)
+        if not rule.ports or any(map(_matches_dns, rule.ports))
     )
 
 
@@ -115,10 +114,13 @@ def _may_be_servers(peer: Peer, *, is_named: bool) -> bool:
     return is_named or (peer.pods not in (None, Selector()) and selectors.matches(peer.pods, _SERVER.labels))
 
 
-def _is_dns(port: PolicyPort) -> bool:
-    if port.protocol is not Protocol.UDP or not isinstance(port.port, int):
-        return port.protocol is Protocol.UDP and port.port == _SERVER.ports[0].name
-    return any(port.port <= one <= (port.end_port or port.port) for one in (_PORT, _OPENSHIFT))
+def _names_dns(port: PolicyPort) -> bool:
+    return port.port is not None and _matches_dns(port)
+
+
+def _matches_dns(port: PolicyPort) -> bool:
+    """Return whether a port of a rule matches a port at which servers of DNS listen."""
+    return any(port_matches(port, _SERVER, Protocol.UDP, one) for one in (_PORT, _OPENSHIFT))
 
 
 def _finding(checked: Checked, policies: tuple[NetworkPolicy, ...], pods: list[Pod]) -> Finding:

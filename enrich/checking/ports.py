@@ -13,10 +13,10 @@ from enrich.checking.selecting import asks_for_given_labels, matched_namespaces
 from enrich.explain.mismatch import port_text
 from enrich.history.advice.usage import does_select, rules_of
 from enrich.label_selector import Selector
-from enrich.model import ClusterNetworkPolicy, ClusterRule, NamedPort, Peer, Pod, Policy, PolicyPort, Rule
+from enrich.model import ClusterNetworkPolicy, ClusterRule, Peer, Pod, Policy, PolicyPort, Rule
 from enrich.parse.spelling import nearest
 from enrich.policy import selectors
-from enrich.policy.matching import Direction
+from enrich.policy.matching import Direction, port_matches
 
 
 def ports_that_no_container_has(checked: Checked) -> Iterator[Finding]:
@@ -67,7 +67,7 @@ def _port(
     if not destinations or port.port is None:
         return
     declared = {pod.key: checked.delivered.ports[pod.key] for pod in destinations}
-    if any(_is(port, one) for ports in declared.values() for one in ports):
+    if any(port_matches(port, pod, one.protocol, one.port) for pod in destinations for one in declared[pod.key]):
         return
     whose = checked.stands_for(destinations)
     if isinstance(port.port, str):
@@ -83,11 +83,3 @@ def _port(
         text = f"no container of {whose} declares {port_text(port)}"
         todo = f"they declare {', '.join(numbers)}: correct the port, or declare it"
         yield checked.finding(UNDECLARED_PORT, policy, path, text, todo)
-
-
-def _is(port: PolicyPort, declared: NamedPort) -> bool:
-    if port.protocol is not declared.protocol or port.port is None:
-        return False
-    if isinstance(port.port, str):
-        return port.port == declared.name
-    return port.port <= declared.port <= (port.end_port or port.port)
