@@ -169,8 +169,10 @@ def configured() -> Any:
         else:
             kubernetes.config.load_incluster_config(client_configuration=configuration)
     except (kubernetes.config.ConfigException, OSError, ValueError, yaml.YAMLError) as error:
+        # Some errors of the client are sentences with a full stop.
+        why = str(error).removesuffix(".")
         raise SourceError(
-            f"no Kubernetes configuration: {error}. Set KUBECONFIG, or run in a pod with a service account"
+            f"no Kubernetes configuration: {why}. Set KUBECONFIG, or run in a pod with a service account"
         ) from error
     return kubernetes.client.ApiClient(configuration)
 

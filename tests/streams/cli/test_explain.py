@@ -173,6 +173,7 @@ def test_no_configuration_is_2_and_says_what_to_do(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "no Kubernetes configuration" in done.stderr
     assert "Set KUBECONFIG" in done.stderr
+    assert ".." not in done.stderr
     assert "--source manifests:FOLDER" in done.stderr
 
 
