@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from enrich.label_selector import Selector
-from enrich.model import NetworkPolicy, Pod, Policy
+from enrich.model import Pod, Policy
 from enrich.policy import selectors
 from enrich.policy.matching import PolicyView
 from enrich.sources.manifest_documents import Place
@@ -94,14 +94,10 @@ class Checked:
     _found: dict[Selector, list[str]] = field(default_factory=dict)
     """What :meth:`namespaces_with` has found: the same selectors are in many namespaces."""
 
-    def place(self, policy: Policy, path: str = "") -> Place:
-        """Return where a field of a policy is."""
-        return self.repository.written[key_of(policy)].at(path)
-
     def finding(self, rule: CheckRule, policy: Policy, path: str, text: str, todo: str) -> Finding:
         """Return a finding about a field of a policy."""
-        kind = type(policy).__name__
-        return Finding(rule, self.place(policy, path), f"{kind} {policy.key}", f"{path}: {text}", todo)
+        place = self.repository.written[key_of(policy)].at(path)
+        return Finding(rule, place, f"{type(policy).__name__} {policy.key}", f"{path}: {text}", todo)
 
     def pods_in(self, namespaces: Iterable[str]) -> tuple[Pod, ...] | None:
         """Return the pods of namespaces; None unless each has some in the files, and no others are to be expected."""
@@ -130,4 +126,4 @@ class Checked:
 
 def key_of(policy: Policy) -> Key:
     """Return the key of a policy among what is written."""
-    return type(policy).__name__, policy.namespace if isinstance(policy, NetworkPolicy) else "", policy.name
+    return type(policy).__name__, *policy.key
