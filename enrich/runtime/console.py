@@ -1,8 +1,10 @@
-"""Runs the command line of a program, also where nothing takes its output: a full disk, a closed descriptor."""
+"""Runs the command line of a program, also where nothing takes its output, or not all characters of it: a full disk, a
+closed descriptor, an encoding that lacks a letter of a file's name."""
 
 from __future__ import annotations
 
 import faulthandler
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +26,9 @@ def run_console(name: str, command: Callable[[], object]) -> None:
     if sys.stderr is None:
         # Otherwise the next file or connection gets its number, and libraries of C write their lines to that.
         sys.stderr = _open_devnull()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A character that the encoding lacks is written as \xe9, as Python does on standard error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     # A library of C that aborts, or that the kernel stops, says little. This adds what Python was doing.
     faulthandler.enable()
     code: object = Exit.OK

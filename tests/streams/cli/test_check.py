@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -117,6 +120,16 @@ def test_names_of_files_cannot_write_to_a_terminal_or_break_a_report(tmp_path: P
         assert (done.exit_code, b"\x1b" in done.stdout_bytes) == (1, False), done.stderr
         if output == "junit":
             ET.fromstring(done.stdout_bytes)  # noqa: S314 - it is our own text
+
+
+def test_a_terminal_that_lacks_a_letter_gets_its_escape(tmp_path: Path) -> None:
+    (tmp_path / "caf\xe9.yaml").write_text(BAD)
+    done = subprocess.run(
+        [Path(sys.prefix) / "bin/weir", "check", tmp_path],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert rb"/caf\xe9.yaml:9 (document 2): error: " in done.stdout
 
 
 @pytest.mark.parametrize("output", ["text", "json", "sarif", "junit"])
