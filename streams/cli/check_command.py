@@ -18,7 +18,7 @@ from enrich.checking.finding import RULES, UNREADABLE, Finding
 from enrich.runtime.console import leave_stdout
 from enrich.sources.repository import Repository, read_repository, skipped_text
 from streams.cli.check_reports import as_json, as_junit, as_sarif, log_text
-from streams.cli.terminal import PipeConsole, say
+from streams.cli.terminal import PipeConsole, counted, say
 
 FINDINGS: Final = 1
 NOT_READ: Final = 2
@@ -124,14 +124,10 @@ def _print(answer: _Checked, output: str) -> None:
     for style, line in _lines(answer.findings):
         console.print(Text(log_text(line), style=style), soft_wrap=True)
     counts = Counter(one.rule.level for one in answer.findings)
-    found = " and ".join(_counted(counts[level], level) for level in ("error", "warning"))
-    of = _counted(len(answer.repository.written), "object")
-    console.print(f"{found} in {of} of {_counted(answer.repository.files, 'file')}", soft_wrap=True)
+    found = " and ".join(counted(counts[level], level) for level in ("error", "warning"))
+    of = counted(len(answer.repository.written), "object")
+    console.print(f"{found} in {of} of {counted(answer.repository.files, 'file')}", soft_wrap=True)
     say([log_text(note) for note in answer.notes])
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _lines(findings: Sequence[Finding]) -> Iterator[tuple[str, str]]:

@@ -28,6 +28,7 @@ from enrich.render.template import PROTOCOLS
 from enrich.wire.journal import Profile
 from enrich.wire.pair import PairEnd, PairKey
 from streams.cli.policy_yaml import dumped
+from streams.cli.terminal import counted
 
 MAX_LINES: Final = 20
 """Peers of a rule, or pairs that were left out for one reason, that comments list; the JSON has them all."""
@@ -85,17 +86,17 @@ def proof_lines(proof: Proof, profiles: Mapping[str, Profile]) -> Iterator[str]:
     share = "100 %" if not proof.broken else f"{100 * kept.connections / (kept.connections + broken.connections):.3f} %"
     judged = " that can be judged" if proof.unclear else ""
     yield (
-        f"proof: allows {share} of the observed allows{judged}: {_count(kept.connections, 'connection')} "
-        f"({len(proof.allowed)} distinct); would deny {_count(broken.connections, 'connection')} ({len(proof.broken)})"
+        f"proof: allows {share} of the observed allows{judged}: {counted(kept.connections, 'connection')} "
+        f"({len(proof.allowed)} distinct); would deny {counted(broken.connections, 'connection')} ({len(proof.broken)})"
     )
     yield (
         f"proof: allows {'none' if not proof.opened else len(proof.opened)} of the observed denies: "
-        f"{_count(denied.packets, 'packet')} ({len(proof.denied)} distinct) stay denied"
-        + (f"; would allow {_count(opened.packets, 'packet')}" if proof.opened else "")
+        f"{counted(denied.packets, 'packet')} ({len(proof.denied)} distinct) stay denied"
+        + (f"; would allow {counted(opened.packets, 'packet')}" if proof.opened else "")
     )
     if proof.unclear:
         unclear = merged(proof.unclear.values())
-        yield f"proof: cannot say of {_count(unclear.connections, 'verdict')} ({len(proof.unclear)} distinct)"
+        yield f"proof: cannot say of {counted(unclear.connections, 'verdict')} ({len(proof.unclear)} distinct)"
     for what, found in (("would deny", proof.broken), ("would allow", proof.opened), ("cannot say", proof.unclear)):
         for question, evidence in _largest(found):
             yield f"{what}: {question_text(question.key, profiles)}: {evidence_text(evidence)}"
@@ -126,7 +127,7 @@ def end_text(end: PairEnd, profiles: Mapping[str, Profile]) -> str:
 
 def evidence_text(found: Evidence) -> str:
     """Return the counts of some evidence in words."""
-    text = f"{_count(found.connections, 'connection')}, {moment(found.first_ns)} to {moment(found.last_ns)}"
+    text = f"{counted(found.connections, 'connection')}, {moment(found.first_ns)} to {moment(found.last_ns)}"
     if len(found.subjects) > 1:
         text += f", {len(found.subjects)} profiles"
     if len(found.peers) > 1:
@@ -146,7 +147,7 @@ def _head(advice: Advice, traffic: Traffic, proof: Proof, frame: Frame) -> Itera
         yield f"the proof is for these policies instead of: {', '.join(advice.replaced)}"
     if advice.without_rule.connections:
         yield (
-            f"no rule is needed for {_count(advice.without_rule.connections, 'connection')}: a pod's own node (probes "
+            f"no rule is needed for {counted(advice.without_rule.connections, 'connection')}: a pod's own node (probes "
             "of the kubelet), itself, or what a policy of the Admin tier accepts"
         )
     yield from _left_out(advice, traffic, frame.profiles)
@@ -222,7 +223,3 @@ def _comments(text: str, indent: str = "") -> Iterator[str]:
 
 def _largest(found: Mapping[Question, Evidence]) -> Iterable[tuple[Question, Evidence]]:
     return sorted(found.items(), key=lambda item: -item[1].connections)[:MAX_LINES]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

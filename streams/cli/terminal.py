@@ -44,6 +44,11 @@ def listed(texts: Sequence[str], most: int) -> str:
     return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with a noun, which has an s unless there is one."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def show_progress(text: str) -> None:
     """Write a text over the last one, where a person looks."""
     if sys.stderr.isatty():
