@@ -77,7 +77,7 @@ def _without_effect(checked: Checked, policy: Policy, rule: RuleUse, by: PolicyR
     other = checked.repository.written[by.kind, by.namespace, by.name]
     direction = rule.direction.name.lower()
     place = other.at(f"spec.{direction}[{by.rule}]")
-    named = f"rule {by.rule} of {display_name(by)} ({place.file}:{place.line})"
+    named = f"rule {by.rule} of {display_name(by)} ({place.file_and_line})"
     path = f"spec.{direction}[{rule.index}]"
     if rule.state == "shadowed":
         text = f"{named} always decides before, so this rule never does"

@@ -49,6 +49,11 @@ class Place:
     item: str = ""
     """The element of a list that has it."""
 
+    @property
+    def file_and_line(self) -> str:
+        """The file and the line, as editors and CI systems understand them."""
+        return f"{self.file}:{self.line}" if self.line else self.file
+
     def __str__(self) -> str:
         if not self.document:
             return self.file

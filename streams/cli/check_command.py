@@ -133,9 +133,8 @@ def _print(answer: _Checked, output: str) -> None:
 def _lines(findings: Sequence[Finding]) -> Iterator[tuple[str, str]]:
     """Yield styles and lines: each finding with its place as editors and CI systems understand it."""
     for one in findings:
-        place, about = one.place, f"{one.subject}: " if one.subject else ""
-        where = f"{place.file}:{place.line}" if place.line else place.file
-        document = f" (document {place.document})" if place.document > 1 else ""
-        yield _STYLES[one.rule.level], f"{where}{document}: {one.rule.level}: {about}{one.text} [{one.rule.id}]"
+        about = f"{one.subject}: " if one.subject else ""
+        where = f"{one.place.file_and_line}{f' (document {one.place.document})' if one.place.document > 1 else ''}"
+        yield _STYLES[one.rule.level], f"{where}: {one.rule.level}: {about}{one.text} [{one.rule.id}]"
         if one.todo:
             yield "", f"    {one.todo}"

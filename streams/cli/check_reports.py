@@ -116,7 +116,7 @@ def as_junit(repository: Repository, findings: Sequence[Finding], notes: Sequenc
     root = ET.Element("testsuites", {"name": "weir check", **counts})
     suite = ET.SubElement(root, "testsuite", {"name": "weir check", **counts, "skipped": "0"})
     for one in findings:
-        where = f"{one.place.file}:{one.place.line}" if one.place.line else one.place.file
+        where = one.place.file_and_line
         name = log_text(f"{one.rule.id} {where} {one.subject}".rstrip())
         case = ET.SubElement(suite, "testcase", {"name": name, "classname": one.rule.id})
         case.set("file", log_text(one.place.file))
