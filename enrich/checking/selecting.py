@@ -88,7 +88,7 @@ def _peers(checked: Checked, policy: Policy, direction: Direction) -> Iterator[F
 
 
 def _peer(checked: Checked, policy: Policy, peer: Peer) -> tuple[str, str] | None:
-    """Return what is wrong with a peer, and what to do; None if it matches something, or nobody can say."""
+    """Return what is wrong with a peer, and what to do; None if it matches something, or if that is not known."""
     if peer.ip_block is not None or peer.nodes is not None:
         return None
     namespaces = [policy.key.namespace]

@@ -89,8 +89,8 @@ class Backtest:
     """Takes the pairs of one cluster, and gives findings."""
 
     def __init__(self, comparer: Comparer, *, for_reader: bool = False) -> None:
-        """``for_reader``: the findings are for somebody who may see the subjects' namespace only. They say nothing more
-        of others than pairs do: not the labels and ports that are there, nor rules of the whole cluster."""
+        """``for_reader``: the findings are for somebody who may see the subjects' namespace only. Of other namespaces
+        they say only what pairs say: they leave out labels and ports there, and rules of the whole cluster."""
         self._comparer, self._for_reader = comparer, for_reader
         self._findings: dict[_Place, Finding] = {}
         self._predictions: dict[_Place, Prediction] = {}
@@ -129,13 +129,13 @@ class Backtest:
 
     @property
     def is_unsaid(self) -> bool:
-        """Whether of something that was not denied it cannot be said what would have become of it."""
+        """Whether a pair that was not denied has the outcome `cannot say`."""
         return any(one.outcome is Outcome.CANNOT_SAY and one.verdict != DENY for one in self._findings.values())
 
     def findings(self, most: int | None = None) -> Iterator[Finding]:
         """Yield everything that is not unchanged: denials first, and of each outcome the most connections first.
 
-        ``most``: no more than so many. To explain a hundred thousand takes minutes."""
+        ``most``: at most so many. To explain a hundred thousand takes minutes."""
         order = list(Outcome)
         found = sorted(
             self._findings.items(),

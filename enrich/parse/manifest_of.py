@@ -1,7 +1,7 @@
 """Writes policies as documents of the Kubernetes API: what the parsers read, in the other direction.
 
-A parsed policy has what the policy engine needs. Labels, other annotations and the status are not in it; nor is what
-could not be read, so that :func:`manifest_of` writes only what reads as the same policy again.
+A parsed policy has what the policy engine needs. It lacks labels, other annotations, the status, and everything that
+could not be read. So :func:`manifest_of` writes only what reads as the same policy again.
 """
 
 from __future__ import annotations

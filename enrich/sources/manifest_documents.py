@@ -34,7 +34,7 @@ size while it is read."""
 _MAX_VALUES: Final = 1_000_000
 """So many values a document may have, when what its aliases stand for is counted each time."""
 _MAX_DIGITS: Final = 256
-"""So long a number may be. Objects of the API have 64 bits; Python prints no more than 4,300 digits."""
+"""So long a number may be. Numbers of the API have 64 bits; Python prints at most 4,300 digits."""
 _LAST_STEP: Final = re.compile(r"(?:\.[^.\[\]]*|\[[^\]]*\]|^[^.\[\]]+)$")
 
 

@@ -171,7 +171,7 @@ def _patches(file: Path, made: Repository) -> Iterator[Path]:
             for one in listed if isinstance(listed, list) else ():
                 path = one.get("path") if isinstance(one, dict) else one
                 if isinstance(path, str) and "\n" not in path:
-                    # A text of another form, with a NUL perhaps, names no file; nor does a link to itself.
+                    # A text of another form, with a NUL perhaps, and a link to itself name no file.
                     with contextlib.suppress(ValueError, RuntimeError, OSError):
                         yield (file.parent / path).resolve()
 
@@ -201,8 +201,8 @@ def _read(made: Repository, written: Written, kinds: Collection[str]) -> None:
 
 
 def _is_own(kind: str, version: str) -> bool:
-    """Whether a kind of an API version is the one that is read, perhaps in another version. Knative's Service is not,
-    nor is Calico's NetworkPolicy."""
+    """Return whether a kind of an API version is the one that is read, perhaps in another version. Knative's Service
+    and Calico's NetworkPolicy are others."""
     group = version.rpartition("/")[0]
     return group == KINDS[kind].rpartition("/")[0] or group == "extensions"
 

@@ -1,8 +1,8 @@
 """Makes the cluster that a repository would deliver into: pods that stand for what runs them, and namespaces that no
 file has.
 
-A file has no addresses of pods, so that they are invented, from a range that is set aside for benchmarks and that no
-policy has a reason to name (RFC 2544). What depends on an address is not known; who uses such a pod must say so.
+Files lack the addresses of pods. So these are invented, from a range that is set aside for benchmarks (RFC 2544), which
+policies have no reason to name. What depends on an address is not known, and code that uses such a pod must say so.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def check_within(change: Change, namespace: str) -> None:
 
 def read_policies(files: Sequence[Path]) -> tuple[Policy, ...]:
     """Return the policies of files and folders (``-``: of standard input), and say what was not read. Raises
-    :class:`enrich.sources.manifest_documents.ManifestError`, also if there is no policy."""
+    :class:`enrich.sources.manifest_documents.ManifestError`, also if they have no policies."""
     found = read_repository(files, KINDS)
     policies = tuple(one for one in found.objects.values() if isinstance(one, Policy))
     if found.problems:

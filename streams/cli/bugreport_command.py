@@ -36,7 +36,7 @@ Parts = dict[str, Any]
 )  # fmt: skip
 @click.option("--file", "path", type=click.Path(dir_okay=False, path_type=Path), help="The file. [by the time, here]")
 def bugreport(*, redact: bool, ports: Sequence[str], path: Path | None) -> None:
-    """Gather settings, versions, and what doctor, status and metrics say, in a file for whoever looks for a fault.
+    """Gather settings, versions, and what doctor, status and metrics say, in a file for anyone who looks for a fault.
 
     No password, token or key is in it, and no record of a flow. Names of nodes, pods and namespaces are, unless
     --redact is given; then a second file, which you keep, has the name for each pseudonym. Nothing is sent anywhere.

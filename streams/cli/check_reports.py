@@ -110,7 +110,7 @@ def _uri(file: str) -> str:
 
 def as_junit(repository: Repository, findings: Sequence[Finding], notes: Sequence[str]) -> str:
     """Return a report in JUnit's XML: a test for each finding, which has failed if it is an error, and one that passed
-    if there is no finding."""
+    if there are no findings."""
     errors = [one for one in findings if one.rule.level == "error"]
     counts = {"tests": str(len(findings) or 1), "failures": str(len(errors)), "errors": "0"}
     root = ET.Element("testsuites", {"name": "weir check", **counts})

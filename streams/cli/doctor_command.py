@@ -55,7 +55,7 @@ def doctor(
     problems = sum(one.level == "problem" for one in found)
     try:
         for line in _as_text(found, problems) if output == "text" else [_as_json(found, problems)]:
-            # Whoever may write to a topic, or answers as a broker, chooses texts, and a terminal obeys some.
+            # Anyone who may write to a topic, or answers as a broker, chooses texts, and a terminal obeys some.
             click.echo(printable(line))
     except BrokenPipeError:
         leave_stdout()

@@ -1,7 +1,7 @@
-"""`weir explain` of a repository: pods that stand for workloads, whose addresses nobody knows.
+"""`weir explain` of a repository: pods that stand for workloads, and whose addresses are not known.
 
 Where policies have blocks of addresses (``ipBlock``), a connection is judged for each way in which the blocks can tell
-the addresses of its ends apart. If the answers differ, there is none: it depends on the address.
+the addresses of its ends apart. If the answers differ, the answer depends on the address.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from enrich.sources.repository import read_repository, skipped_text
 from enrich.sources.repository_cluster import Delivered, deliver
 
 _MAX_STRETCHES: Final = 64
-"""Ranges of addresses that are told apart. Each end may be in each of them."""
+"""Ranges of addresses that policies tell apart, at most. Each end may be in each of them."""
 
 
 def explain_files(folder: Path, source: EndQuery, destination: EndQuery) -> Explanation:

@@ -30,7 +30,8 @@ _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 def size(nodes: int, pods: int, connections: float, replication: int, prefix: str, output: str) -> None:
     """Estimate what a cluster needs: bytes a day, partitions, brokers, workers, memory, traffic of the API servers.
 
-    It asks nobody: it counts with what was measured (docs/scale.md#what-a-cluster-needs), and says what it assumes.
+    It asks neither Kafka nor a cluster: it counts with what was measured (docs/scale.md#what-a-cluster-needs), and says
+    what it assumes.
 
     \b
     Exit 0: the estimate was printed. 2: the command is wrong.

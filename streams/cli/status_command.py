@@ -31,7 +31,7 @@ from streams.settings import Settings
 
 _MAX_OUTPUT: Final = 300
 _MAX_REFUSALS: Final = 1000
-"""Whoever may write to the topics may invent outputs and reasons."""
+"""Anyone who may write to the topics may invent outputs and reasons."""
 
 
 @click.command()

@@ -23,7 +23,7 @@ TALLY_BEFORE_S: Final = 120.0
 """How long before a window reading begins, so that the last tally of each node before it is found."""
 _MAX_WORKERS: Final = 10_000
 _MAX_LOST_REPORTS: Final = 20_000
-"""Whoever may write to the topics may invent workers, nodes and reasons."""
+"""Anyone who may write to the topics may invent workers, nodes and reasons."""
 
 
 class StatusTopic:
@@ -39,7 +39,7 @@ class StatusTopic:
 
     def add(self, record: Record) -> None:
         """Take a record, of any type."""
-        # Whoever writes a record chooses its time, and may choose one that no date can have.
+        # The writer of a record chooses its time, and may choose one that no date can have.
         at = min(max(record.timestamp_ms / 1000, 0.0), time.time())
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._add_tally(Heard(at, decode_tally(record.value)))

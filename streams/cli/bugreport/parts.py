@@ -36,8 +36,8 @@ _NAME: Final = re.compile(r"[a-z0-9-]+", re.IGNORECASE)
 def settings(env: Mapping[str, str]) -> dict[str, str]:
     """Return the settings of kubeweir in an environment, by variable, without what is secret.
 
-    Secret is what a variable's name says; a path to a secret is none. Of an address only scheme, host and port are
-    shown, and of WEIR_KAFKA_EXTRA the names of its settings."""
+    The name of a variable says whether it is secret; the path of a file with a secret is shown. Of an address only
+    scheme, host and port are shown, and of WEIR_KAFKA_EXTRA the names of its settings."""
     return {name: _shown(name, env[name]) for name in sorted(env) if name.startswith("WEIR_")}
 
 
@@ -108,4 +108,4 @@ def pages(address: str) -> Iterator[tuple[str, str]]:
                 text = response.read(_MAX_BYTES).decode(errors="replace")
             finally:
                 response.close()
-            yield page, f"{text}" if page == "metrics" else f"{response.status}\n{text}"
+            yield page, text if page == "metrics" else f"{response.status}\n{text}"

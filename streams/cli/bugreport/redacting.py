@@ -2,9 +2,9 @@
 
 Theory of operation. First every part is looked through for names: values of fields and labels that name something
 (:data:`FIELDS`), and of every label of a metric that is not known to have a fixed set of values. Then all parts are
-rewritten: each name that was found, wherever it stands between characters that are no letter or digit, and everything
-that looks like an address or a UID. So a name in the middle of a sentence is replaced as well, if it was found at all.
-Too much is replaced rather than too little: a pod called `ok` makes some sentences hard to read.
+rewritten: each name that was found, wherever it stands between characters that are neither letters nor digits, and
+everything that looks like an address or a UID. So a name in the middle of a sentence is replaced as well, if it was
+found at all. Too much is replaced rather than too little: a pod called `ok` makes some sentences hard to read.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def api(source: str) -> Iterator[Finding]:
 
 
 def clock_of(date: str, before_s: float, after_s: float) -> Iterator[Finding]:
-    """Compare this machine's clock with the Date header of an answer that came between two times."""
+    """Compare this machine's clock with the Date header of an answer that was received between two times."""
     with suppress(TypeError, ValueError, IndexError):
         theirs = email.utils.parsedate_to_datetime(date).timestamp()
         # The header leaves out the fraction of a second, and was written at some time between the two.

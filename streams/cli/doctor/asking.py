@@ -1,4 +1,4 @@
-"""Asks questions side by side, so that one that is not answered costs no more than the time for all.
+"""Asks questions side by side, so that one that is not answered costs at most the time for all.
 
 A question that hangs is left behind on its thread, which does not keep the process from ending. What it has found up to
 then is kept.

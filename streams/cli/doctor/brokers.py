@@ -17,7 +17,7 @@ from streams.cli.doctor.finding import Finding, ok, problem, warning
 from streams.kafka.connection import Connection
 
 _MAX_BROKERS: Final = 100
-"""So many of what a bootstrap server advertises are asked: whoever answers there chooses how many there are."""
+"""So many of the brokers that a bootstrap server advertises are asked: the server chooses how many there are."""
 _PLACE: Final = "doctor"
 """Stands for the rest of a name of which a right has only the beginning. Nothing is called so."""
 _Address = tuple[str, int]

@@ -18,7 +18,7 @@ class Finding(NamedTuple):
 
 
 def ok(about: str, text: str) -> Finding:
-    """Return a finding that needs nobody."""
+    """Return a finding about something that works."""
     return Finding("ok", about, text)
 
 

@@ -25,7 +25,7 @@ _WINDOW_S: Final = 600.0
 SKEW_S: Final = 1.5
 """Readers bear with a second between two clocks (:mod:`enrich.wire.clock_skew`); a Date header leaves out fractions."""
 _MAX_LINES: Final = 1000
-"""So many nodes get a line of their own: whoever may write to the topic may invent some."""
+"""So many nodes get a line of their own: anyone who may write to the topic may invent some."""
 _SHOWN_WORKERS: Final = 10
 
 

@@ -157,7 +157,7 @@ def test_a_kustomization_without_a_suffix_is_one(tmp_path: Path) -> None:
 # --- hostile folders
 
 
-def test_the_command_for_a_folder_is_one_whatever_its_name(tmp_path: Path) -> None:
+def test_the_command_for_a_folder_is_one_with_any_name(tmp_path: Path) -> None:
     for folder in (tmp_path / "$(reboot); x/a", tmp_path / "$(reboot); x/b"):
         folder.mkdir(parents=True)
     (tmp_path / "$(reboot); x/a/Chart.yaml").write_text("name: c\n")

@@ -103,7 +103,7 @@ def test_nothing_of_others_is_named(words: tuple[str, ...]) -> None:
     assert done.exit_code in (0, 1), done.output
     assert OTHERS not in done.output
     assert "1 notes about the whole cluster are left out" in done.output
-    # Who may see everything is told.
+    # Somebody who may see everything gets them.
     assert OTHERS in ask(*words, "-n", "shop").output
 
 

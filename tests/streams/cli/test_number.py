@@ -1,4 +1,4 @@
-"""A value that is no number is refused by every option that takes one."""
+"""A value that is not a number is refused by every option that takes one."""
 
 from __future__ import annotations
 
