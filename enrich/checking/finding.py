@@ -14,6 +14,7 @@ from enrich.sources.manifest_documents import Place
 from enrich.sources.repository import Key, Repository
 from enrich.sources.repository_cluster import Delivered
 
+_MAX_NAMED: Final = 3
 Level = Literal["error", "warning"]
 
 
@@ -117,11 +118,11 @@ class Checked:
             self._found[selector] = sorted({one.namespace for one in pods if selectors.matches(selector, one.labels)})
         return self._found[selector]
 
-    def stands_for(self, pods: Iterable[Pod], most: int = 3) -> str:
+    def stands_for(self, pods: Iterable[Pod]) -> str:
         """Return what some pods stand for, as far as fits a line."""
         named = sorted({self.delivered.stands_for(pod.key) for pod in pods})
-        more = len(named) - most
-        return ", ".join(named[:most]) + (f" and {more} more" if more > 0 else "")
+        more = len(named) - _MAX_NAMED
+        return ", ".join(named[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def key_of(policy: Policy) -> Key:

@@ -23,7 +23,7 @@ def ports_that_no_container_has(checked: Checked) -> Iterator[Finding]:
     """Yield the findings of all policies."""
     for policy in checked.view.all_policies():
         for direction in Direction:
-            field = "ingress" if direction is Direction.INGRESS else "egress"
+            field = direction.name.lower()
             for number, rule in enumerate(rules_of(policy, direction)):
                 destinations = _destinations(checked, policy, rule, direction)
                 for index, port in enumerate(rule.ports):

@@ -31,8 +31,12 @@ _SHOWN_WORKERS: Final = 10
 
 def reports(connection: Connection, settings: Settings, cluster: str) -> Iterator[Finding]:
     """Look at the last ten minutes of the status topic. ``cluster``: the only one to look at; empty: all."""
+
+    def is_chosen(key: NodeKey) -> bool:
+        return not cluster or key[0] in (cluster, "")
+
     now = time.time()
-    read = StatusTopic(now - _WINDOW_S, lambda key: not cluster or key[0] in (cluster, ""))
+    read = StatusTopic(now - _WINDOW_S, is_chosen)
     latest = 0.0
     for record in read_since(connection, settings.topics.status.name, now - _WINDOW_S - TALLY_BEFORE_S):
         latest = max(latest, record.timestamp_ms / 1000)
@@ -53,7 +57,7 @@ def reports(connection: Connection, settings: Settings, cluster: str) -> Iterato
     except ReadError as error:
         yield warning("nodes", f"whether there are nodes that have not reported at all is not known: {error}")
     else:
-        yield from _unheard(read, {key: at for key, at in seen.items() if not cluster or key[0] in (cluster, "")})
+        yield from _unheard(read, {key: at for key, at in seen.items() if is_chosen(key)})
 
 
 def own_clock(behind_s: float) -> Finding:
