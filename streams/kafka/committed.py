@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from enrich.runtime.renewed_client import RenewedClient
 from streams.kafka.connection import Connection, make_consumer
 from streams.kafka.hanging_calls import close_consumer
 from streams.kafka.records import TopicAndPartition
@@ -21,7 +22,7 @@ class CommittedOffsets:
 
     def __init__(self, connection: Connection, timeout_s: float) -> None:
         self._connection, self._timeout_s = connection, timeout_s
-        self._consumers: dict[str, Consumer] = {}
+        self._consumers: dict[str, RenewedClient[Consumer]] = {}
 
     def of(self, group: str, places: Sequence[TopicAndPartition]) -> dict[TopicAndPartition, int]:
         """Return what the group has committed of these partitions; those without an offset are left out.
@@ -30,8 +31,10 @@ class CommittedOffsets:
         if not places:
             return {}
         if group not in self._consumers:
-            self._consumers[group] = make_consumer(self._connection, group, {})
-        found = self._consumers[group].committed([TopicPartition(*place) for place in places], self._timeout_s)
+            self._consumers[group] = RenewedClient(lambda: make_consumer(self._connection, group, {}))
+        consumer = self._consumers[group]
+        found = consumer.get().committed([TopicPartition(*place) for place in places], self._timeout_s)
+        consumer.answered()
         for one in found:
             if one.error is not None:
                 raise KafkaException(one.error)
@@ -40,4 +43,14 @@ class CommittedOffsets:
     def keep(self, groups: Collection[str]) -> None:
         """Disconnect from all groups but these."""
         for group in self._consumers.keys() - set(groups):
-            close_consumer(self._consumers.pop(group))
+            _close(self._consumers.pop(group).give_up())
+
+    def unanswered(self) -> None:
+        """Note that Kafka has not answered, maybe some other client: replace the consumers that are connected."""
+        for consumer in self._consumers.values():
+            _close(consumer.unanswered())
+
+
+def _close(consumer: Consumer | None) -> None:
+    if consumer is not None:
+        close_consumer(consumer)

@@ -5,9 +5,9 @@ first, and librdkafka ends the whole process, by an assertion, when it finds it 
 of the administration client that describes a group of this broker times out after 5 s, inside librdkafka. 3 s later
 another broker becomes the coordinator: librdkafka sends what is left of the call, frees it twice, and aborts.
 
-So no such call times out inside librdkafka: there it may take an hour. The caller waits for its own, shorter, time, and
-destroys the client together with a call that was not answered, of which the client for Python keeps 4 kB for ever. No
-other module may make these calls.
+So no such call times out inside librdkafka: there it may take an hour. The caller waits for its own, shorter, time. The
+client is destroyed together with the calls that were not answered (:mod:`enrich.runtime.renewed_client` says when), and
+the client for Python keeps 4 kB of each for ever. No other module may make these calls.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Final
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConsumerGroupDescription
 
+from enrich.runtime.renewed_client import RenewedClient
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, ReadError, admin_client
 from streams.kafka.errors import error_text, lacks_right
 from streams.kafka.records import TopicAndPartition
@@ -33,8 +34,7 @@ class GroupCoordinators:
     """Asks the coordinators of groups. One thread may call its methods, which raise KafkaException and TimeoutError."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._admin: AdminClient | None = None
+        self._admin = RenewedClient(lambda: admin_client(connection))
 
     def refusal(self, group: str) -> str:
         """Return why the user may not see a group, empty if it may."""
@@ -70,12 +70,14 @@ class GroupCoordinators:
 
     def _answer(self, ask: Callable[[AdminClient], Future[Any]]) -> Any:
         # This raises while a certificate is half written, as it may be when it is renewed.
-        self._admin = self._admin or admin_client(self._connection)
+        admin = self._admin.get()
         try:
-            return ask(self._admin).result(_ANSWER_S)
+            answer = ask(admin).result(_ANSWER_S)
         except (KafkaException, TimeoutError):
-            self._admin = None
+            self._admin.unanswered()
             raise
+        self._admin.answered()
+        return answer
 
 
 def others_of(connection: Connection, group: str, member: str) -> int | None:

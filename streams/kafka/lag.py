@@ -36,6 +36,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from enrich.diagnosis.rights import Cause
 from enrich.runtime.process import Exit, StopServiceError
+from enrich.runtime.renewed_client import RenewedClient
 from enrich.runtime.stall import Stall
 from streams.kafka.committed import CommittedOffsets
 from streams.kafka.connection import Connection, admin_client
@@ -82,7 +83,7 @@ class LagMonitor:
         self._followed: dict[str, Followed] = {}
         self._watched: list[WatchedThread] = []
         self._lock = threading.Lock()
-        self._admin: AdminClient | None = None
+        self._admin = RenewedClient(lambda: admin_client(connection))
         self._committed, self._groups = CommittedOffsets(connection, _TIMEOUT_S), GroupCoordinators(connection)
         self._answered_at = time.monotonic()
         self._cause = ""
@@ -199,19 +200,20 @@ class LagMonitor:
             self._measure(followed)
         except (KafkaException, TimeoutError) as error:
             self._cause = f" ({error.args[0].str()})" if isinstance(error, KafkaException) else self._cause
-            self._admin = None  # the next one asks the bootstrap servers again
-            self._committed.keep(())
+            self._admin.unanswered()
+            self._committed.unanswered()
             self._postpone_all(followed)
         else:
+            self._admin.answered()
             self._answered_at, self._cause = time.monotonic(), ""
 
     def _measure(self, followed: Sequence[Followed]) -> None:
-        self._admin = self._admin or admin_client(self._connection)
+        admin = self._admin.get()
         self._committed.keep([one.group for one in followed])
         if not followed:
-            self._admin.list_topics(timeout=_TIMEOUT_S)  # raises if Kafka does not answer
+            admin.list_topics(timeout=_TIMEOUT_S)  # raises if Kafka does not answer
         for one in followed:
-            self._try_to_measure(self._admin, one)
+            self._try_to_measure(admin, one)
             if one.ids.remade:
                 self._remade[one.group] = one
         # Only now: the role may end at once, and then it rewinds the groups that are noted.

@@ -20,6 +20,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from enrich.runtime.renewed_client import RenewedClient
 from streams.kafka.connection import Connection, admin_client
 from streams.kafka.consumer_groups import GroupCoordinators
 from streams.kafka.errors import error_text
@@ -70,12 +71,14 @@ def rewind(connection: Connection, group: str, topics: Sequence[str], patience_s
 
     Waits for its last member to leave. What is in the way after ``patience_s`` is logged."""
     groups, deadline = GroupCoordinators(connection), time.monotonic() + patience_s
+    admin = RenewedClient(lambda: admin_client(connection))
     while True:
         try:
             # This raises while a certificate is half written, as it may be when it is renewed.
-            places = TopicIds().look(admin_client(connection), topics)
+            places = TopicIds().look(admin.get(), topics)
             groups.set_offsets(group, [TopicPartition(*place, 0) for place in places])
         except (KafkaException, TimeoutError) as error:
+            admin.unanswered()
             problem = error_text(error)
         else:
             return

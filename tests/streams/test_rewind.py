@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from streams.kafka import topic_ids
+from streams.kafka.records import TopicAndPartition
 from streams.kafka.topic_ids import TopicIds, rewind
 
 
@@ -36,3 +38,24 @@ def test_a_client_that_cannot_be_made_yet_is_made_again(monkeypatch: pytest.Monk
     rewind({}, "g", ["t"], patience_s=60)
     assert len(tries) == 3
     assert offsets == [("g", "t", 0, 0)]
+
+
+def test_a_client_that_may_still_be_connecting_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, asked = list[object](), list[object]()
+
+    def make(_connection: Any) -> object:
+        made.append(object())
+        return made[-1]
+
+    def look(_ids: TopicIds, admin: object, topics: Sequence[str]) -> list[TopicAndPartition]:
+        asked.append(admin)
+        if len(asked) < 3:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+        return [(topic, 0) for topic in topics]
+
+    monkeypatch.setattr(topic_ids, "_RETRY_S", 0)
+    monkeypatch.setattr(topic_ids, "admin_client", make)
+    monkeypatch.setattr(topic_ids, "GroupCoordinators", MagicMock())
+    monkeypatch.setattr(TopicIds, "look", look)
+    rewind({}, "g", ["t"], patience_s=60)
+    assert asked == made * 3

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from enrich.runtime import renewed_client
 from enrich.wire.topics import topics
-from probe.export import fresh_client, raw_topic
+from probe.export import raw_topic
 from probe.export.raw_topic import RawTopic
 
 
@@ -27,7 +28,7 @@ def test_a_client_that_was_not_answered_is_asked_again_until_its_connection_cann
                 raise KafkaException(KafkaError(KafkaError._TRANSPORT))
 
     monkeypatch.setattr(raw_topic, "AdminClient", Admin)
-    monkeypatch.setattr(fresh_client, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(renewed_client, "time", SimpleNamespace(monotonic=lambda: now[0]))
     topic = RawTopic(topics("kubeweir", 1).raw, {})
     assert [topic.is_reachable() for _ in range(15)] == [False] * 15
     assert len(made) == 1
