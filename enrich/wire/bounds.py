@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 import numpy as np
-from msgspec import Meta
+from msgspec import Meta, ValidationError, convert
 
 # ``\A`` and ``\Z``, because msgspec searches, and ``$`` also matches before a newline at the end.
 _SUBDOMAIN = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z"
@@ -48,6 +48,15 @@ Number = Annotated[str, Meta(max_length=10, pattern=r"\A[0-9]+\Z")]
 LossReason = Annotated[str, Meta(max_length=63, pattern=r"\A[a-z][a-z0-9_]*\Z")]
 LabelKey = Annotated[str, Meta(max_length=317, pattern=r"\A[A-Za-z0-9]([-A-Za-z0-9._/]*[A-Za-z0-9])?\Z")]
 LabelValue = Annotated[str, Meta(max_length=63, pattern=r"\A([A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?)?\Z")]
+
+
+def is_namespace(name: str) -> bool:
+    """Return whether Kubernetes lets a namespace have this name."""
+    try:
+        convert(name, Namespace)
+    except ValidationError:
+        return False
+    return True
 
 
 def are_times(earliest: int, latest: int, clock: int) -> bool:

@@ -7,7 +7,6 @@ at most ``per_minute`` Events are made, and records older than ten minutes make 
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from enrich.sources.client import AnswerError
+from enrich.wire.bounds import is_namespace
 from enrich.wire.flow import Flow, sides
 from streams.sinks.sink import RefusedError, SinkError, decode, write_in_requests
 
@@ -26,7 +26,6 @@ _MAX_COUNT: Final = (1 << 31) - 1
 _OBJECT_STATUSES: Final = frozenset({400, 409, 422})
 """Bad Request, Conflict, Invalid: what the API server's own answer then says is about the object."""
 _TOO_LARGE: Final = 413
-_NAMESPACE: Final = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 EventKey = tuple[str | int | None, ...]
 
 
@@ -90,7 +89,7 @@ class EventSink:
         return None if self._tokens >= 1 else "rate"
 
     def _send(self, flow: Flow) -> None:
-        if not _NAMESPACE.fullmatch(flow.subject.namespace):
+        if not is_namespace(flow.subject.namespace):
             # It would be another path, and the answer to that says nothing about the record.
             raise RefusedError(f"{flow.subject.namespace[:80]!r} is not the name of a namespace")
         event = event_of(flow)

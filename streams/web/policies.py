@@ -8,13 +8,13 @@ seen (``--for-reader``). One command runs at a time, because each reads the jour
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route
 
+from enrich.wire.bounds import is_namespace
 from streams.cli.runs import Bounds
 from streams.web.answers import Answers, RefusedError, Turns
 from streams.web.commands import CannotSayError, answer_of
@@ -32,7 +32,6 @@ _MAX_WAITING: Final = 6
 _UPLOAD_S: Final = 30.0
 _LOOK_S: Final = 0.5
 """How often it is looked whether the browser that asked is still there."""
-_NAMESPACE: Final = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _HOW: Final = (
     "kubectl create rolebinding NAME -n NAMESPACE --clusterrole=kubeweir-flows-viewer --serviceaccount=NS:NAME"
 )
@@ -76,7 +75,7 @@ class Policies:
         """Return the options that say what is asked about, as far as the viewer may see it. Raises RefusedError."""
         viewer = await self._answers.viewer(request)
         namespace, since = request.query_params.get("namespace", ""), request.query_params.get("since", "7d")
-        if namespace and not _NAMESPACE.fullmatch(namespace):
+        if namespace and not is_namespace(namespace):
             raise RefusedError(
                 400, "No namespace has this name: write lower-case letters, digits and '-'.", "namespace"
             )
