@@ -124,7 +124,7 @@ def installed(node: Node, tail_bytes: int) -> list[dict[str, Any]]:
         with probe.log.open("rb") as file:
             file.seek(max(probe.log.stat().st_size - tail_bytes, 0))
             found += [
-                json.loads(text) for text in file.read().split(b"\n")[1:]
-                if b'"policy installed"' in text and text.endswith(b"}")
+                json.loads(text) for text in file.read().split(b"\n")[1:-1]  # the first and the last may be parts
+                if b'"policy installed"' in text
             ]  # fmt: skip
     return found

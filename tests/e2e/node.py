@@ -27,6 +27,7 @@ from tests.attachments import attach, remember_if_failing
 from tests.kafka.broker import start_broker, wait_until_it_answers
 from tests.kafka.site import PATIENCE_S, until
 from tests.pages import page_of
+from tests.whole_lines import whole_lines
 
 OPEN, CLOSED = 10_000, 9
 """Ports of the server: the policy allows UDP from OPEN to 65535, and denies CLOSED."""
@@ -136,8 +137,7 @@ class Probe:
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         """Return the log lines whose event begins so."""
-        whole, _, _ = self.log.read_text().rpartition("\n")  # the last line may be half written
-        found = (json.loads(line) for line in whole.splitlines() if line.startswith("{"))
+        found = (json.loads(line) for line in whole_lines(self.log) if line.startswith(b"{"))
         return [line for line in found if line["event"].startswith(event)]
 
     def wait_for(self, event: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tests.daemons import UNPACKED, daemon
 from tests.kafka.elasticsearch import Elasticsearch
 from tests.kafka.receiver import Receiver
 from tests.schemas import ROOT
+from tests.whole_lines import whole_lines
 
 FOLDER = ROOT / "deploy/shippers"
 Flow = dict[str, Any]
@@ -59,7 +60,7 @@ class Shipper:
 
 def lines(path: Path) -> list[Flow]:
     """Return the complete lines of a file."""
-    return [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+    return [orjson.loads(line) for line in whole_lines(path)] if path.exists() else []
 
 
 def bodies(receiver: Receiver) -> list[Flow]:

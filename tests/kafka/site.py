@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from tests.attachments import attach, remember_if_failing
 from tests.pages import page_of
 from tests.waiting import described, pause
+from tests.whole_lines import whole_lines
 
 PATIENCE_S = 240
 """For what is a matter of seconds, on a machine that takes ten times as long or stands still for a minute. Only a test
@@ -108,7 +109,7 @@ def written(path: Path) -> list[bytes]:
     found = []
     for file in path.parent.glob(f"{path.name}*"):
         with contextlib.suppress(FileNotFoundError):
-            found += file.read_bytes().split(b"\n")[:-1]
+            found += whole_lines(file)
     return found
 
 

@@ -16,6 +16,7 @@ from brokers import JARS
 from tests.kafka.batches import make_batch
 from tests.kafka.site import Site, until
 from tests.schemas import ROOT
+from tests.whole_lines import whole_lines
 
 pytestmark = pytest.mark.kafka
 
@@ -47,7 +48,7 @@ class Example:
             )  # fmt: skip
 
     def lines(self) -> list[list[str]]:
-        return [line.split("\t") for line in self._out.read_text().split("\n")[:-1]]
+        return [line.decode().split("\t") for line in whole_lines(self._out)]
 
     def problem(self) -> str:
         """Return whether it runs, and what it complains of."""

@@ -20,6 +20,7 @@ from tests.daemons import daemon
 from tests.kafka.site import Service, until
 from tests.services.conftest import Running
 from tests.services.queries import RULES, dashboard_queries, rules, selectors
+from tests.whole_lines import whole_lines
 
 pytestmark = pytest.mark.e2e
 
@@ -62,9 +63,9 @@ class Prometheus:
 
     def _listening(self) -> str | None:
         assert self._process.poll() is None, self.log.read_text()
-        for line in self.log.read_text().splitlines():
-            if "Listening on" in line:
-                return line.partition("address=")[2].split()[0]
+        for line in whole_lines(self.log):
+            if b"Listening on" in line:
+                return line.decode().partition("address=")[2].split()[0]
         return None
 
     def _is_ready(self) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cluster.whole.real import ROOT, SYSTEM, Real, addresses, until
 from tests.cluster.whole.story import Pod, left_on
+from tests.whole_lines import whole_lines
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400), pytest.mark.usefixtures("guarded")]
 
@@ -84,7 +85,7 @@ def test_records_match_their_schema(real: Real) -> None:
 
 
 def test_no_request_to_the_api_server_was_forbidden(real: Real) -> None:
-    events = [json.loads(line) for line in AUDIT_LOG.read_text().splitlines()]
+    events = [json.loads(line) for line in whole_lines(AUDIT_LOG)]
     assert {e["user"]["username"].rpartition(":")[2] for e in events} == {"weir-probe", "weir-streams", "weir-web"}
     assert "create" in {e["verb"] for e in events}
     refused = {(e["user"]["username"], e["verb"], e["requestURI"].partition("?")[0], e["responseStatus"]["code"])
