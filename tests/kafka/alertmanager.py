@@ -47,13 +47,13 @@ class Alertmanager:
         """Return the active alerts with these labels."""
         filters = [("filter", f'{name}="{value}"') for name, value in labels.items()]
         query = urllib.parse.urlencode([("active", "true"), *filters])
-        with urllib.request.urlopen(f"{self.url}/api/v2/alerts?{query}", timeout=5) as answer:  # noqa: S310 - loopback
+        with urllib.request.urlopen(f"{self.url}/api/v2/alerts?{query}", timeout=120) as answer:  # noqa: S310 - loopback
             found: list[dict[str, Any]] = json.loads(answer.read())
         return found
 
     def metric(self, name: str) -> float:
         """Return the text of one of its own counters."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as answer:  # noqa: S310 - loopback
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=120) as answer:  # noqa: S310 - loopback
             lines = answer.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
 

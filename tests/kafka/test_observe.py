@@ -176,7 +176,7 @@ def test_the_answer_is_right_although_somebody_has_added_partitions(filled: Site
     admin.create_topics([NewTopic(topic, 3, 1)])[topic].result(PATIENCE_S)
     write_flows(filled, topic, pods(40) * 5, 0)
     admin.create_partitions([NewPartitions(topic, 7)])[topic].result(PATIENCE_S)
-    until(lambda: len(admin.list_topics(topic, timeout=5).topics[topic].partitions) == 7 or None, "seven partitions")
+    until(lambda: len(admin.list_topics(topic, timeout=120).topics[topic].partitions) == 7 or None, "seven partitions")
     write_flows(filled, topic, pods(40) * 5, 200, **{"topic.metadata.refresh.interval.ms": 100})
     found = answers(filled, prefix)
     assert [fast for fast, _ in found] == [whole for _, whole in found]

@@ -272,7 +272,7 @@ def test_an_open_udp_flow_is_cut_and_mended_by_policy(rig: Rig, pods: tuple[Spac
             here.recv(10)
         rig.policy("a/out", **TO_CLIENT, policyTypes=["Egress"], egress=opened)
         rig.apply()
-        here.settimeout(5)
+        here.settimeout(30)
         there.sendto(b"2", asker)
         assert here.recv(10) == b"2"
 

@@ -120,7 +120,7 @@ def test_fragments_behind_which_the_header_is_another_follow_their_first(rig: Ri
     data = extension(17) + udp(53, data=bytes(56))
     server = rig.pods["a/server"]
     with run_in(server, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD))) as sniffer:
-        sniffer.settimeout(5)
+        sniffer.settimeout(30)
         wire.send(fragment(6, 60, data[:32]))
         # RFC 8200 section 4.5: only the first fragment's next header counts.
         wire.send(fragment(6, 17, data[32:], 32, more=False))

@@ -164,7 +164,7 @@ def test_revoking_cuts_an_open_connection_and_allowing_again_mends_it(rig: Rig) 
             assert of(rig.seen(), verdict="deny", subject="a/server", policies=("a/in",))
             rig.policy("a/in", **TO_SERVER, ingress=[{"ports": [{"port": 80}]}])
             rig.apply()
-            there.settimeout(5)
+            there.settimeout(30)
             assert there.recv(10) == b"two"
 
 
@@ -193,7 +193,6 @@ def test_a_change_opens_nothing_and_closes_nothing_on_the_way(rig: Rig, family: 
     ):
         always.bind((server.address(family), 1000))
         never.bind((server.address(family), 2000))
-        always.settimeout(1)
         never.settimeout(0)
         here.bind((client.address(family), 0))
         for change in range(60):

@@ -23,7 +23,9 @@ class Served:
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self.closed: list[Closed] = []
-        self.render_s = 0.0
+        self.renders = threading.Semaphore(1 << 20)
+        """How many scrapes may still be answered."""
+        self.is_rendering = threading.Event()
         self.port = HttpPort(("127.0.0.1", 0), self._answer, {"/metrics"}, self.closed.append)
         self._stack = stack
         stack.callback(self.port.close)
@@ -32,7 +34,8 @@ class Served:
         if path == "/broken":
             raise RuntimeError("a check failed")
         if path == "/metrics":
-            time.sleep(self.render_s)
+            self.is_rendering.set()
+            assert self.renders.acquire(timeout=120)
             return Response(200, _LARGE)
         return Response(200, b"ok\n")
 
@@ -62,8 +65,9 @@ def served() -> Iterator[Served]:
         yield Served(stack)
 
 
-def test_idle_and_slow_connections_keep_nobody_waiting(served: Served) -> None:
-    threads = threading.active_count()
+@contextlib.contextmanager
+def _idle_and_slow(served: Served) -> Iterator[None]:
+    """Connect 250 times: 200 clients send nothing, 50 a byte from time to time."""
     for _ in range(200):
         served.connect()
     slow = [served.connect(b"G") for _ in range(50)]
@@ -78,37 +82,51 @@ def test_idle_and_slow_connections_keep_nobody_waiting(served: Served) -> None:
     trickler = threading.Thread(target=trickle)
     trickler.start()
     try:
-        for _ in range(4):
-            began = time.monotonic()
-            assert served.get("/readyz").startswith(b"HTTP/1.1 200 OK\r\n")
-            assert time.monotonic() - began < 1
-            assert threading.active_count() == threads + 1, "a thread for each connection"
-            time.sleep(0.4)
-        # All 250 are closed in the end: most at once for later ones, the rest because their request took too long.
-        until(lambda: len(served.closed) == 250)
+        yield
     finally:
         stop.set()
         trickler.join()
+
+
+def test_idle_and_slow_connections_keep_no_other_waiting(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_port, "_REQUEST_S", 3600.0)
+    threads = threading.active_count()
+    with _idle_and_slow(served):
+        for _ in range(4):
+            assert served.get("/readyz").startswith(b"HTTP/1.1 200 OK\r\n")
+            assert threading.active_count() == threads + 1, "a thread for each connection"
+            time.sleep(0.4)
+
+
+def test_idle_and_slow_connections_are_closed(served: Served) -> None:
+    """Most at once for later ones, the rest because their request took too long."""
+    with _idle_and_slow(served):
+        until(lambda: len(served.closed) == 250)
     assert served.closed.count(Closed.SLOW_REQUEST) <= MAX_CONNECTIONS
     assert set(served.closed) == {Closed.SLOW_REQUEST, Closed.DISPLACED}
 
 
 def test_a_slow_reader_of_a_large_answer_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_port, "_ANSWER_S", 0.5)
-    reader = served.connect(b"GET /metrics HTTP/1.1\r\n\r\n")
-    until(lambda: served.closed == [Closed.SLOW_READER])
+    with monkeypatch.context() as patched:
+        patched.setattr(http_port, "_ANSWER_S", 0.5)
+        reader = served.connect(b"GET /metrics HTTP/1.1\r\n\r\n")
+        until(lambda: served.closed == [Closed.SLOW_READER])
     with contextlib.suppress(ConnectionResetError):
         assert len(rest_of(reader)) < len(_LARGE)
     assert served.get("/metrics").endswith(_LARGE), "who reads gets all of it"
 
 
 def test_a_probe_waits_for_one_scrape_at_most(served: Served) -> None:
-    served.render_s = 0.3
+    served.renders = threading.Semaphore(0)
     for _ in range(10):
         served.connect(b"GET /metrics HTTP/1.1\r\n\r\n")
-    began = time.monotonic()
-    assert served.get("/healthz").endswith(b"ok\n")
-    assert time.monotonic() - began < 3 * served.render_s
+    assert served.is_rendering.wait(120)
+    probe = served.connect(b"GET /healthz HTTP/1.1\r\n\r\n")
+    served.renders.release()
+    try:
+        assert rest_of(probe).endswith(b"ok\n")
+    finally:
+        served.renders.release(1 << 20)
 
 
 def test_requests_in_pieces_and_both_ends_of_a_connection(served: Served) -> None:

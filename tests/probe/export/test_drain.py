@@ -202,7 +202,7 @@ def test_no_batch_overtakes_one_that_the_disk_does_not_take(tmp_path: Path, monk
     monkeypatch.setattr(Spool, "append", full_for_one)
     draining = Drain(ring, NoReferences(), spool, LIMITS)  # type: ignore[arg-type]
     draining.start("c1", "n1")
-    assert refused.wait(10)
+    assert refused.wait(60)
     until(lambda: draining.problem or None, "the problem")
     draining.stop()
     # Whether it was stopped before the retry or after: the ring has all that is not in the spool, without a gap.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -12,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from enrich.wire.batch import VERDICT
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import InFlightTracker
-from streams.worker.intake import _MERGE_VERDICTS, Intake
+from streams.worker.intake import _GATHER_S, _MERGE_VERDICTS, Intake
 
 _MANY = 1 << 30
 
@@ -33,15 +34,18 @@ def offsets(taken: Any) -> list[int]:
 
 
 def test_inputs_that_arrive_within_some_turns_of_the_loop_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Long enough on a busy machine too.
-    monkeypatch.setattr("streams.worker.intake._GATHER_S", 0.5)
-
     async def run() -> list[int]:
+        over = asyncio.Event()
+        # The wait ends when all inputs have arrived, however slow the machine is.
+        sleep = Mock(side_effect=lambda _: over.wait())
+        monkeypatch.setattr("streams.worker.intake.asyncio", SimpleNamespace(sleep=sleep, Event=asyncio.Event))
         queue = intake()
         taking = asyncio.create_task(queue.take())
         for offset in range(20):
             await queue.put(event(offset), None)
             await asyncio.sleep(0)
+        sleep.assert_called_once_with(_GATHER_S)
+        over.set()
         return offsets(await taking)
 
     assert asyncio.run(run()) == list(range(20))
