@@ -17,8 +17,8 @@
  *      (SEQUENCE_WINDOW).
  *   4. While one generation of maps takes over from another (probe/kernel/generations.py),
  *      the quoted packet may have passed a program of the other one, just before the
- *      interface was moved or between the moves of its two hooks. Nobody sends an error
- *      again, so the entry is looked up in the other generation's table as well, which is
+ *      interface was moved or between the moves of its two hooks. An error is
+ *      not sent again, so the entry is looked up in the other generation's table as well, which is
  *      in the map other_table until all connections are carried over. No generation
  *      has the other's epoch: policy is asked again.
  *   5. Anything else is judged by policy, as an ordinary packet in its own direction:
@@ -45,7 +45,7 @@
  */
 #define SEQUENCE_WINDOW (1U << 24)
 
-/* Copy to w->fresh the entry of w->key that is not expired: ours, or without its place that of the other generation. */
+/* Copy to w->fresh the entry of w->key if it has not expired: ours, or the other generation's without its place. */
 static __always_inline bool find_quoted(struct work *w)
 {
 	struct connection *connection = connections.lookup(&w->key);

@@ -50,8 +50,8 @@ public class Consume {
         try {
           if (!records.isEmpty()) consumer.commitSync();
         } catch (CommitFailedException | RebalanceInProgressException error) {
-          // The group took this member for dead, because nothing was heard of it for the session's six seconds: the
-          // machine was too busy, say. The records come again, to this member or to another one.
+          // The group took this member for dead, because it sent no heartbeat for the session's six seconds, for
+          // instance on a machine that was too busy. The records come again, to this member or to another one.
           System.err.println(error.getMessage());
         }
       }

@@ -1,4 +1,4 @@
-"""A client of Kafka that knows nothing but the bootstrap servers, which one that is old does not ask again."""
+"""A client of Kafka that knows only the bootstrap servers, which an older client does not ask again."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from probe.kernel.bytecode import Bytecode, MapSpec, ProgramCode
 _PR_SET_PDEATHSIG: Final = 1
 _LIBRARIES: Final = ("libbcc.so*", "libLLVM*.so*", "libclang*.so*")
 _INNER: Final = "connections"
-"""What the map of maps has in it (``bpf/maps.h``). The kernel does not tell."""
+"""The map that the map of maps contains (``bpf/maps.h``). The kernel does not report it."""
 _USER_API: Final = Path("/usr/include")
 
 

@@ -22,7 +22,7 @@ from streams.cli.terminal import printable
 _MAX_STDERR: Final = 16 << 10
 _MAX_LINES: Final = 20
 _LOOK_S: Final = 0.1
-"""How often it is looked how much memory a process uses."""
+"""How often the memory that a process uses is read."""
 _PAGE: Final = os.sysconf("SC_PAGESIZE")
 _END_S: Final = 2.0
 """How long a process may take to end after SIGTERM; then it is killed."""

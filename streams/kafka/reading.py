@@ -23,7 +23,7 @@ from streams.kafka.unreadable import Unreadable
 T = TypeVar("T")
 
 _CONNECT_S: Final = 15.0
-"""For so long a new reader waits for brokers that are slow to connect. The page gives a whole question 20 to 30 s, and
+"""How long a new reader waits for brokers that are slow to connect. The page gives a whole question 20 to 30 s, and
 should say why there is no answer."""
 
 

@@ -23,7 +23,7 @@ _FRAME: Final = re.compile(' +File ".*", line [0-9]+')
 
 
 class CannotSayError(Exception):
-    """A command has no answer, whatever else is asked of it; the message says why."""
+    """A command cannot say, because of what is kept and not of how it was asked; the message says why."""
 
 
 async def answer_of(words: Sequence[str], bounds: Bounds, stdin: bytes = b"", field: str = "") -> Any:

@@ -185,9 +185,9 @@ class PastQuestions:
 
 
 def _named_policies(timeline: Timeline, at_ns: int, flow: Flow, *, sees_all: bool) -> Iterator[dict[str, str]]:
-    """Yield the policies that a record names: ``yaml`` as it was at a time, and in ``note`` what is to be known of it.
+    """Yield the policies that a record names: ``yaml`` as each was at a time, and in ``note`` a warning about it.
 
-    Whoever may write to the topic of records chooses the names in one. ``sees_all``: whether policies of other
+    Anybody who may write to the topic of records chooses the names in one. ``sees_all``: whether policies of other
     namespaces than those of the ends may be shown, and those of the whole cluster, which name any namespace."""
     ends, left = {flow.src.namespace, flow.dest.namespace}, _MAX_YAML
     there = {(type(one).__name__, one.key.namespace, one.name): one for one in timeline.view_at(at_ns).all_policies()}

@@ -1,8 +1,8 @@
 """Answers the requests of the view Policies, by the commands `weir policies`, `weir backtest` and `weir recommend`.
 
 Somebody who may see all namespaces asks about any of them, or about the whole cluster. Others name a namespace that
-they may see: the commands are then asked about it only, and name nothing of other namespaces but the ends that were
-seen (``--for-reader``). One command runs at a time, because each reads the journal and the pairs of its window.
+they may see: the commands are then asked about it only, and name of other namespaces only the ends that were seen
+(``--for-reader``). One command runs at a time, because each reads the journal and the pairs of its window.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BOUNDS: Final = Bounds(seconds=60.0, max_printed=16 << 20, max_memory=512 << 20
 _MAX_WAITING: Final = 6
 _UPLOAD_S: Final = 30.0
 _LOOK_S: Final = 0.5
-"""How often it is looked whether the browser that asked is still there."""
+"""How often the page checks that the browser that asked is still connected."""
 _HOW: Final = (
     "kubectl create rolebinding NAME -n NAMESPACE --clusterrole=kubeweir-flows-viewer --serviceaccount=NS:NAME"
 )

@@ -168,7 +168,7 @@ def test_a_change_is_put_in_force_by_its_event_alone(
             began = time.monotonic()
             api.patch(f"{OBJECTS}/default", {"spec": spec})
             while maps.config(Config.LOGGING) != expected:
-                assert changed.wait(240), "no event came"
+                assert changed.wait(240), "no event arrived"
                 changed.clear()
                 logging.follow(nothing, (), ())
             took.append(time.monotonic() - began)

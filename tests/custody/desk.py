@@ -52,7 +52,7 @@ class Desk:
         self.flips = 0
         chosen = self._chance.sample(sorted(_MENU), len(_MENU) // 2)
         self._change({name: self._version(name) for name in chosen})
-        # Probes on a busy machine install them one by one, which is no state of the script.
+        # Probes on a busy machine install them one by one: those states are not the script's.
         begun = time.time_ns()
         ground.script.changes[:] = [Change(begun, dict.fromkeys(NODES, begun), frozenset(self._policies.values()))]
 

@@ -79,7 +79,7 @@ def test_a_site_that_works_has_no_problem_and_every_line_has_its_node_and_versio
     assert (code, found["clock"][0][0]) == (1, "problem")
 
 
-def test_a_prefix_without_topics_is_said_of_each_topic(broker: str) -> None:
+def test_each_topic_of_a_prefix_without_a_writer_is_named(broker: str) -> None:
     prefix = f"t{secrets.token_hex(4)}"
     code, found = doctor({"WEIR_KAFKA": broker}, "--topic-prefix", prefix)
     assert code == 1

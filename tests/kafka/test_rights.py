@@ -373,7 +373,7 @@ def test_without_the_right_what_it_is_for_fails(seeded: Granted, right: Right, t
     seeded.broker.revoke(seeded.acls[right])
     try:
         if right.full_name("", "").endswith(".reader"):
-            # Without a group nobody waits for the coordinator, so a record may come before its refusal.
+            # A reader without a group does not wait for the coordinator: a record may arrive before the refusal.
             until(lambda: not attempt(next(folders)))
         else:
             assert not attempt(next(folders)), f"it is possible to {right.purpose} without the right"

@@ -1,6 +1,6 @@
 """ICMP errors about connections that are opened while another table of connections takes over.
 
-Nobody sends an error again. Each must pass although the programs that judge it belong to the generation that has not
+An error is not sent again. Each must pass although the programs that judge it belong to the generation that has not
 seen the connection.
 """
 

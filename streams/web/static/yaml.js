@@ -4,7 +4,7 @@ import { el, plain } from "./dom.js";
 
 /** Make a part with a YAML text and a button that copies it. `more` are further buttons. */
 export function yamlPart(text, ...more) {
-  // Each line alone: a line break is none of the characters that nobody may see.
+  // Each line by itself: plain() replaces line breaks.
   const shown = el("pre", { class: "yaml", tabindex: "0", "aria-label": "YAML" }, text.trimEnd().split("\n").map(plain).join("\n"));
   const said = el("span", { class: "note", role: "status" });
   const copy = el("button", { type: "button", onclick: async () => {
