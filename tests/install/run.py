@@ -107,7 +107,7 @@ class Run:
     def test(self, command: str) -> None:
         """Run `helm test`, also again: it gives up after minutes, which is not enough on a busy machine."""
         self.shell(f"kubectl -n {SYSTEM} rollout status deploy/weir-streams")
-        wait_for("helm test to succeed", lambda: self.shell(command, check=False), lambda text: text.startswith("0 "))
+        self.succeeds(command)
 
     def succeeds(self, command: str) -> None:
         """Run a command that says whether all is well, until it is."""

@@ -7,6 +7,7 @@ import { second, utc } from "./times.js";
 import { yamlPart } from "./yaml.js";
 
 const MAX_BYTES = 1 << 20;
+const TOO_LARGE = "Policies may have 1 MiB at most: test fewer.";
 const FAILED = 5;
 const OUTCOMES = [["newly denied", "deny"], ["newly allowed", "allow"], ["unchanged", ""], ["cannot say", "audit"]];
 const number = new Intl.NumberFormat("en-US");
@@ -96,14 +97,14 @@ export function startTrials({ question, namespace, show }) {
   };
   const plainLines = (text) => text.split("\n").map(plain).join("\n");
   const take = (text) => {
-    sayAt("policies", text.length > MAX_BYTES ? "Policies may have 1 MiB at most: test fewer." : "");
+    sayAt("policies", text.length > MAX_BYTES ? TOO_LARGE : "");
     if (text.length <= MAX_BYTES) byId("policies").value = text;
   };
 
   byId("try").addEventListener("submit", (event) => {
     event.preventDefault();
     const text = byId("policies").value;
-    const wrong = !text.trim() ? "Paste a policy in YAML, or drop a file." : new Blob([text]).size > MAX_BYTES ? "Policies may have 1 MiB at most: test fewer." : "";
+    const wrong = !text.trim() ? "Paste a policy in YAML, or drop a file." : new Blob([text]).size > MAX_BYTES ? TOO_LARGE : "";
     sayAt("policies", wrong);
     if (wrong) byId("policies").focus();
     else ask("tried", "try-state", "backtest", (signal) => post(`/api/backtest?${question()}`, text, { signal }), resultParts, "policies");
@@ -125,7 +126,7 @@ export function startTrials({ question, namespace, show }) {
     if (!files.length) return;
     event.preventDefault();
     if (files.reduce((sum, file) => sum + file.size, 0) > MAX_BYTES) {
-      sayAt("policies", "Policies may have 1 MiB at most: test fewer.");
+      sayAt("policies", TOO_LARGE);
       return;
     }
     try {
