@@ -80,6 +80,8 @@ class MissingRights:
         while not self._stop.wait(_LOOK_S):
             if self._missing():
                 seen = True
+            elif self._stop.is_set():
+                return  # asked to stop while Kafka was asked: a process that ends does not begin again
             elif seen or time.monotonic() - began_at >= _UNSEEN_S:
                 log.info("the right has been given; the enricher begins again")
                 self._loop.call_soon_threadsafe(self._begin_again)
