@@ -43,7 +43,7 @@ first-packets: setup ## send the first packet of 400 pods at once, with and with
 lint: setup ## check only format, lint, types and import contracts
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy
+	deploy/local/mypy
 	.venv/bin/lint-imports
 
 unit: setup ## run only the tests that need no kernel program, no Kafka and no API server

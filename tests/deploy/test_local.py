@@ -114,3 +114,31 @@ def test_make_lists_all_of_its_targets() -> None:
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert phony is not None
     assert {line.split()[1] for line in listed.splitlines()} == set(phony.group(1).split())
+
+
+def test_a_fresh_clone_begins_with_what_mypy_has_kept_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBEWEIR_CACHE", str(tmp_path))
+
+    def check(clone: str, code: int) -> str:
+        """Check the types in a clone by a mypy that prints what it had kept, and keeps the name of the clone."""
+        folder = tmp_path / clone
+        (folder / "deploy/local").mkdir(parents=True, exist_ok=True)
+        (folder / ".venv/bin").mkdir(parents=True, exist_ok=True)
+        shutil.copy(LOCAL / "mypy", folder / "deploy/local")
+        (folder / ".venv/bin/mypy").write_text(
+            "#!/bin/sh\nmkdir -p .mypy_cache\ncat .mypy_cache/kept 2>/dev/null\n"
+            f"echo $1 {clone} >.mypy_cache/kept\nexit {code}\n"
+        )
+        (folder / ".venv/bin/mypy").chmod(0o755)
+        done = run(folder / "deploy/local/mypy", "by")
+        assert (done.returncode, done.stderr) == (code, "")
+        assert {path.name for path in folder.iterdir()} == {"deploy", ".venv", ".mypy_cache"}
+        return done.stdout
+
+    assert check("wrong", 1) == ""
+    assert check("first", 0) == "", "what a check with complaints has kept is not given on"
+    assert check("second", 0) == "by first\n"
+    assert check("first", 0) == "by first\n", "a clone goes on with its own"
+    assert check("third", 0) == "by first\n"
+    (tmp_path / "mypy.tar").write_bytes(b"what is left of a full disk")
+    assert run(tmp_path / "third/deploy/local/mypy", "by").stdout == "by third\n"
