@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import secrets
 import socket
@@ -30,6 +31,10 @@ GATEWAY_6 = "fe80::1"
 _FOLDER: Final = Path("/run/netns")
 _CLONE_NEWNET: Final = 0x40000000
 _MS_BIND, _MNT_DETACH = 0x1000, 2
+PATIENCE_S: Final = 60.0
+"""For an answer that must come: a busy machine is slow, and TCP and neighbour discovery repeat what was lost late."""
+MOMENT_S: Final = 0.4
+"""For an answer that must not come: less than a repetition takes."""
 _KERNEL: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -207,9 +212,9 @@ def _checked(result: int, call: str) -> None:
 
 
 def open_socket(space: Space, family: int, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
-    """Return a socket in the namespace with a timeout of 30 seconds; ``family`` is 4 or 6."""
+    """Return a patient socket in the namespace; ``family`` is 4 or 6."""
     made = run_in(space, lambda: socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, kind, protocol))
-    made.settimeout(30)
+    made.settimeout(PATIENCE_S)
     return made
 
 
@@ -224,26 +229,46 @@ def listen(space: Space, family: int, port: int) -> socket.socket:
     return server
 
 
-def connects(source: Space, address: str, port: int, timeout_s: float = 0.4) -> bool:
-    """Return whether a TCP connection is established; False after the timeout, because policy drops silently.
+def connects(source: Space, address: str, port: int, patience_s: float = PATIENCE_S) -> bool:
+    """Return whether a TCP connection is established, by the first SYN or by a later one.
 
+    For what policy allows: only a failure takes all the patience. Ask :func:`gets_no_answer` about what it denies.
     Raises ConnectionRefusedError if the server refuses it, as no policy does.
     """
-    with open_socket(source, 6 if ":" in address else 4, socket.SOCK_STREAM) as client:
-        client.settimeout(timeout_s)
-        try:
-            client.connect((address, port))
-        except TimeoutError:
-            return False
-        return True
+    deadline = time.monotonic() + patience_s
+    while (left := deadline - time.monotonic()) > 0:
+        with open_socket(source, 6 if ":" in address else 4, socket.SOCK_STREAM) as client:
+            client.settimeout(left)
+            try:
+                client.connect((address, port))
+            except TimeoutError:
+                return False
+            except OSError as error:
+                # Nobody answered neighbour discovery for three seconds. Its next question may be answered.
+                if error.errno != errno.EHOSTUNREACH:
+                    raise
+                time.sleep(0.1)
+            else:
+                return True
+    return False
+
+
+def gets_no_answer(source: Space, address: str, port: int) -> bool:
+    """Return whether a moment passes and no TCP connection is established, as policy denies it."""
+    return not connects(source, address, port, MOMENT_S)
+
+
+def connects_exactly_if(allowed: bool, source: Space, address: str, port: int) -> bool:
+    """Return whether a TCP connection is established if it is allowed, and gets no answer otherwise."""
+    return (connects if allowed else gets_no_answer)(source, address, port)
 
 
 def _bits(address: str) -> int:
     return 128 if ":" in address else 32
 
 
-def ping(source: Space, address: str, timeout_s: float = 0.5) -> bool:
-    """Return whether an ICMP or ICMPv6 echo request is answered."""
+def ping(source: Space, address: str, patience_s: float = PATIENCE_S) -> bool:
+    """Return whether one ICMP or ICMPv6 echo request is answered. Give it a moment where policy denies it."""
     six = ":" in address
     identifier = secrets.randbelow(1 << 16)
     body = struct.pack("!BBHHH", 128 if six else 8, 0, 0, identifier, 1) + b"kubeweir"
@@ -251,9 +276,9 @@ def ping(source: Space, address: str, timeout_s: float = 0.5) -> bool:
         # On raw sockets the kernel computes the checksum of ICMPv6, which covers the addresses, but not that of ICMP.
         body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
     with open_socket(source, 6 if six else 4, socket.SOCK_RAW, socket.IPPROTO_ICMPV6 if six else 1) as raw:
-        raw.settimeout(timeout_s)
+        raw.settimeout(patience_s)
         raw.sendto(body, (address, 0))
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
             try:
                 answer = raw.recv(2048)

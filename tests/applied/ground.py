@@ -27,7 +27,7 @@ Judged = tuple[int, bool]
 """The index of a packet, and whether it was judged at its destination (ingress)."""
 _BLOCK: Final = 200
 """Packets that are sent before their verdicts are read."""
-_LONG_S: Final = 20.0
+_LONG_S: Final = 120.0
 _FIRST_PORT, _PORTS = 2_000, 60_000
 _HOPS: Final = 16
 
@@ -50,7 +50,7 @@ class Ground:
         for name in (*REMOTE, *NODES, "outside", *LOCAL):
             for family in (4, 6):
                 # The first packet waits for no neighbour discovery.
-                assert ping(self.rig.node, self._spaces[name].address(family), 5), name
+                assert ping(self.rig.node, self._spaces[name].address(family)), name
         self._sockets = {
             (name, family): run_in(space, functools.partial(_raw, family))
             for name, space in self._spaces.items()
@@ -128,7 +128,7 @@ class Ground:
 
 def _raw(family: int) -> socket.socket:
     made = socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-    made.settimeout(10)
+    made.settimeout(_LONG_S)
     return made
 
 

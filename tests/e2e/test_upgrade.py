@@ -72,8 +72,6 @@ def test_the_released_version_is_taken_over_and_every_verdict_is_there(
     old = node.begin(WEIR_ATTACH=attach)
     nothing_denied_passes()
     with node.socket(ASKING, server=True) as server, node.socket(ANSWERING) as client:
-        server.settimeout(20)
-        client.settimeout(20)
         traffic = Traffic(node)
         try:
             traffic.wait_for_more(200)

@@ -61,7 +61,7 @@ class Alertmanager:
         assert self._process is not None
         assert self._process.poll() is None, (self._folder / "alertmanager.log").read_text()
         try:
-            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=1):  # noqa: S310 - loopback
+            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=30):  # noqa: S310 - loopback
                 return True
         except urllib.error.HTTPError as error:
             error.close()

@@ -186,7 +186,7 @@ def run_guarded_broker(folder: Path) -> Iterator[GuardedBroker]:
 
 def _can_log_in(env: dict[str, str]) -> bool:
     try:
-        AdminClient({**load(KafkaSettings, env).connection(), "log_level": 0}).list_topics(timeout=2)
+        AdminClient({**load(KafkaSettings, env).connection(), "log_level": 0}).list_topics(timeout=10)
     except KafkaException:
         return False
     return True

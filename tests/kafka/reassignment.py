@@ -6,7 +6,7 @@ import socket
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 
-_REQUEST, _VERSION, _TIMEOUT_S = 45, 0, 20
+_REQUEST, _VERSION, _TIMEOUT_S = 45, 0, 120
 _NOT_CONTROLLER, _NONE_IN_PROGRESS = 41, 85
 Replicas = Mapping[str, Mapping[int, Sequence[int]]]
 """The brokers that are to have each partition, by topic and partition."""
@@ -42,7 +42,7 @@ def _ask(port: int, replicas: Replicas) -> set[int]:
         topics.append(_text(topic) + _array(partitions) + b"\0")
     body = struct.pack(">i", _TIMEOUT_S * 1000) + _array(topics) + b"\0"
     message = struct.pack(">hhih", _REQUEST, _VERSION, 1, -1) + b"\0" + body
-    with socket.create_connection(("127.0.0.1", port), 5) as connected:
+    with socket.create_connection(("127.0.0.1", port), _TIMEOUT_S) as connected:
         connected.settimeout(_TIMEOUT_S)
         connected.sendall(struct.pack(">i", len(message)) + message)
         (length,) = struct.unpack(">i", _receive(connected, 4))

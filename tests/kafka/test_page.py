@@ -335,7 +335,7 @@ def test_health_says_what_needs_somebody_and_what_to_do(pages: Pages) -> None:
 )
 def test_foreign_pages_are_refused(pages: Pages, headers: dict[str, str], status: int) -> None:
     host, port = pages.url.removeprefix("http://").rstrip("/").split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    connection = http.client.HTTPConnection(host, int(port), timeout=240)
     connection.request("GET", "/api/flows", headers=headers)
     answer = connection.getresponse()
     assert answer.status == status

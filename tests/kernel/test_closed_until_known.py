@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from probe.node.left_interfaces import LeftInterfaces
 from probe.node.link_clock import LinkClock
 from probe.node.network_view import NetworkView
 from probe.unknown_interfaces import Rules
+from tests.kernel.passing import ALL, passing
 from tests.kernel.rig import FAMILIES, NODE, NODE_IPS, Rig, both
 from tests.waiting import until
 
@@ -67,14 +68,13 @@ class Node:
     def carries(self, space: Space) -> bool:
         return self.rig.attachments.is_attached(space.index)
 
-    def reaches(self, source: Space, destination: Space, family: int, timeout_s: float = 0.2) -> bool:
+    def reaches(self, source: Space, destination: Space, family: int) -> bool:
         with listen(destination, family, PORT):
-            return connects(source, destination.address(family), PORT, timeout_s)
+            return connects(source, destination.address(family), PORT)
 
-    def passing(self, space: Space) -> set[str]:
+    def passing(self, space: Space, expected: Set[str] = frozenset()) -> set[str]:
         """Return what passes from and to a pod; the known pod is the other end."""
-        out = {f"out {family}" for family in FAMILIES if self.reaches(space, self.server, family)}
-        return out | {f"in {family}" for family in FAMILIES if self.reaches(self.server, space, family)}
+        return passing(space, space, self.server, expected)
 
 
 @pytest.fixture
@@ -93,9 +93,6 @@ def make(rig: Rig, tmp_path: Path) -> Iterator[Callable[..., Node]]:
             node.agent._attachments.detach(index)
 
 
-ALL = {f"{way} {family}" for way in ("in", "out") for family in FAMILIES}
-
-
 def test_a_new_pod_is_closed_until_its_address_is_published(make: Callable[..., Node]) -> None:
     node = make()
     space = both(node.rig, "shop/new", 2)
@@ -108,7 +105,7 @@ def test_a_new_pod_is_closed_until_its_address_is_published(make: Callable[..., 
     assert {seen.reason for seen in node.rig.seen() if seen.verdict == "deny"} == {"not_ready"}
     node.publish("shop/new")
     until(lambda: space.index in node.agent.binding.bound)
-    until(lambda: node.passing(space) == ALL)
+    until(lambda: node.passing(space, ALL) == ALL)
     assert space.link not in node.agent.closed
 
 
@@ -122,7 +119,7 @@ def test_before_the_first_list_every_pod_is_closed_but_for_its_node(make: Callab
     assert all(node.reaches(node.server, node.rig.node, family) for family in FAMILIES)
     node.sync()
     node.publish("shop/new")
-    until(lambda: node.passing(space) == ALL)
+    until(lambda: node.passing(space, ALL) == ALL)
 
 
 def test_open_is_as_before(make: Callable[..., Node]) -> None:
@@ -130,7 +127,7 @@ def test_open_is_as_before(make: Callable[..., Node]) -> None:
     space = both(node.rig, "shop/new", 2)
     node.publish("shop/new", ips=())
     until(lambda: "shop/new" in map(str, node.agent.binding.unattached))
-    assert node.passing(space) == ALL
+    assert node.passing(space, ALL) == ALL
     assert not node.carries(space)
 
 
@@ -140,7 +137,7 @@ def test_a_neighbour_with_another_address_is_left_alone_and_named_once(
     node = make()
     container = node.rig.net.pod(node.rig.node, "172.17.0.2", "fd17::2")
     until(lambda: container.link not in node.agent.closed and not node.carries(container))
-    until(lambda: node.passing(container) == ALL)
+    until(lambda: node.passing(container, ALL) == ALL)
     for _ in range(2):
         _wait_for_a_read(node.agent)
     named = [line for line in capsys.readouterr().out.splitlines() if "left alone" in line and container.link in line]
@@ -159,7 +156,7 @@ def test_a_restart_neither_closes_a_neighbour_nor_opens_a_pod(make: Callable[...
     rig.drain()
     node.start(synced=False)
     assert not node.carries(container)
-    assert node.passing(container) == ALL
+    assert node.passing(container, ALL) == ALL
     assert node.passing(late) == set()
     refused = {verdict.source for verdict in rig.seen() if verdict.reason == "not_ready"}
     assert refused & {*container.addresses} == set()

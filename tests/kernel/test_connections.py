@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 import pytest
-from netns import Space, connects, listen, open_socket, ping
+from netns import MOMENT_S, PATIENCE_S, Space, connects, gets_no_answer, listen, open_socket, ping
 
 from enrich.policy.matching import Direction
 from enrich.wire.batch import Reason, Verdict
@@ -203,7 +203,7 @@ def test_the_node_can_be_denied_to_a_pod_and_still_reaches_it(rig: Rig, pods: tu
             changed = value[:8] + bytes([Verdict.DENY, Reason.EXPLICIT_DENY]) + value[10:]
             rig.maps["policy_entries"].set(key, changed)
     with listen(server, family, 80), listen(rig.node, family, 8080):
-        assert not connects(server, rig.node.address(family), 8080)
+        assert gets_no_answer(server, rig.node.address(family), 8080)
         assert connects(rig.node, server.address(family), 80)
     seen = of(rig.seen(), subject="a/server")
     assert {(row.direction, row.verdict, row.reason) for row in seen} == {
@@ -223,11 +223,11 @@ def test_between_the_two_attachments_no_denied_connection_is_made(
     assert not rig.attachments.is_attached(server.index)
     with listen(server, family, 80):
         # The server hears the SYN; its answer is judged by what it answers.
-        assert not connects(client, server.address(family), 80)
+        assert gets_no_answer(client, server.address(family), 80)
         assert {row.verdict for row in of(rig.seen(), subject="a/server")} == {"deny"}
         rig.apply()
         assert rig.attachments.is_attached(server.index)
-        assert not connects(client, server.address(family), 80)
+        assert gets_no_answer(client, server.address(family), 80)
         assert {row.direction for row in of(rig.seen(), subject="a/server")} == {"ingress"}
 
 
@@ -272,7 +272,7 @@ def test_an_open_udp_flow_is_cut_and_mended_by_policy(rig: Rig, pods: tuple[Spac
             here.recv(10)
         rig.policy("a/out", **TO_CLIENT, policyTypes=["Egress"], egress=opened)
         rig.apply()
-        here.settimeout(30)
+        here.settimeout(PATIENCE_S)
         there.sendto(b"2", asker)
         assert here.recv(10) == b"2"
 
@@ -282,7 +282,7 @@ def test_echo_with_a_closed_way_in(rig: Rig, pods: tuple[Space, Space]) -> None:
     rig.policy("a/closed", podSelector={}, ingress=[])
     rig.apply()
     for family in FAMILIES:
-        assert not ping(client, server.address(family))
+        assert not ping(client, server.address(family), MOMENT_S)
     assert {(row.verdict, row.port) for row in of(rig.seen(), direction="ingress")} == {
         ("deny", struct.unpack("!H", bytes([8, 0]))[0]),
         ("deny", struct.unpack("!H", bytes([128, 0]))[0]),

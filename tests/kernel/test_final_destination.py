@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from netns import Space, connects, ip, listen, open_socket
+from netns import Space, connects, gets_no_answer, ip, listen, open_socket
 
 from tests.kernel.rig import FAMILIES, Rig, Seen, both, of
 from tests.kernel.site import Site
@@ -76,12 +78,12 @@ def test_an_allowed_pods_address_does_not_lead_to_a_denied_pod(
         assert connects(client, good.address(family), 80)
         assert described(logged(rig)) == [("allow", good.address(family), 80, "")]
         site.proxy(dnat(family, good.address(family), evil.address(family)), masquerade=masquerade)
-        assert not connects(client, good.address(family), 80)
+        assert gets_no_answer(client, good.address(family), 80)
         # Not even when policy is asked again.
         rig.namespace("c")
         rig.policy("c/unrelated", podSelector={})
         rig.apply()
-        assert not connects(client, good.address(family), 80)
+        assert gets_no_answer(client, good.address(family), 80)
     rows = logged(rig)
     assert set(described(rows)) == {("deny", evil.address(family), 8080, good.address(family))}
     assert {row.policies for row in rows} == {("a/out",)}
@@ -98,7 +100,7 @@ def test_a_denied_pods_address_as_a_services_leads_to_an_allowed_pod(
     with listen(good, family, 8080), listen(evil, family, 81):
         assert connects(client, evil.address(family), 80)
         # A port that the Service does not have is the pod's.
-        assert not connects(client, evil.address(family), 81)
+        assert gets_no_answer(client, evil.address(family), 81)
     assert described(logged(rig)) == [
         ("allow", good.address(family), 8080, evil.address(family)),
         ("deny", evil.address(family), 81, ""),
@@ -145,7 +147,7 @@ def test_another_nodes_pods_address_and_the_outside_lead_to_no_denied_pod(
     with listen(evil, family, 8080), listen(good, family, 8080):
         for dialled in (far, WORLD[family], node):
             site.proxy(dnat(family, dialled, evil.address(family)))
-            assert not connects(client, dialled, 80), dialled
+            assert gets_no_answer(client, dialled, 80), dialled
             site.proxy(dnat(family, dialled, good.address(family)))
             assert connects(client, dialled, 80), dialled
     final = [row for row in described(logged(rig)) if row[3]]
@@ -232,16 +234,15 @@ def test_a_udp_flow_that_dnat_takes_over_is_noticed_within_a_second(
         began = time.monotonic()
 
         def is_closed() -> bool:
-            here.sendto(b"?", (good.address(family), 80))
+            here.sendto(struct.pack("!d", time.monotonic() - began), (good.address(family), 80))
             return any(row.verdict == "deny" for row in logged(rig))
 
         until(is_closed)
-        assert time.monotonic() - began < 3
-        while True:
-            try:
-                second.recv(10)
-            except BlockingIOError:
-                break
+        passed_s: list[float] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                passed_s.append(*struct.unpack("!d", second.recv(10)))
+        assert max(passed_s, default=0.0) < 3
         for _ in range(50):
             here.sendto(b"!", (good.address(family), 80))
 

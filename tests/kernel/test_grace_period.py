@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 import pytest
-from netns import connects, listen
+from netns import connects, gets_no_answer, listen
 
 from probe.kernel import bpf
 from tests.kernel.rig import Rig, both, of
@@ -29,6 +29,6 @@ def test_policy_is_installed_and_windows_close_without_membarrier(rig: Rig) -> N
         rig.policy("a/none", podSelector={}, ingress=[])
         rig.apply()
         rig.drain()
-        assert not connects(client, server.address(4), 80)
+        assert gets_no_answer(client, server.address(4), 80)
     assert of(rig.seen(), verdict="deny")
     assert rig.windows.rotate() >= 1

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from netns import open_socket, run_in
+from netns import PATIENCE_S, open_socket, run_in
 
 from probe.kernel import bpf
 from probe.kernel.layout import Counter
@@ -120,7 +120,7 @@ def test_fragments_behind_which_the_header_is_another_follow_their_first(rig: Ri
     data = extension(17) + udp(53, data=bytes(56))
     server = rig.pods["a/server"]
     with run_in(server, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD))) as sniffer:
-        sniffer.settimeout(30)
+        sniffer.settimeout(PATIENCE_S)
         wire.send(fragment(6, 60, data[:32]))
         # RFC 8200 section 4.5: only the first fragment's next header counts.
         wire.send(fragment(6, 17, data[32:], 32, more=False))
@@ -164,9 +164,9 @@ def test_large_segments_of_real_connections_pass(rig: Rig, family: int) -> None:
         reader = threading.Thread(target=read)
         reader.start()
         with open_socket(client, family, socket.SOCK_STREAM) as sender:
-            sender.settimeout(20)
+            sender.settimeout(PATIENCE_S)
             sender.connect((server.address(family), 8080))
             sender.sendall(bytes(size))
-        reader.join(20)
+        reader.join(PATIENCE_S)
     assert len(got) == size
     assert not of(rig.seen(), verdict="deny")

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from netns import Space, ip, listen, open_socket
+from netns import PATIENCE_S, Space, ip, listen, open_socket
 
 from tests.kernel.rig import FAMILIES, Rig, both, of
 from tests.kernel.site import VIP, Site, service
@@ -46,12 +46,12 @@ def deliver(sender: socket.socket, receiver: socket.socket, family: int) -> int:
         while left[0] and (data := receiver.recv(1 << 16)):
             left[0] -= len(data)
 
-    sender.settimeout(20)
-    receiver.settimeout(20)
+    sender.settimeout(PATIENCE_S)
+    receiver.settimeout(PATIENCE_S)
     reader = threading.Thread(target=read)
     reader.start()
     sender.sendall(bytes(SIZE))
-    reader.join(20)
+    reader.join(PATIENCE_S)
     assert left == [0]
     return sender.getsockopt(*MTU_OPTION[family])
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,7 @@ from probe.kernel.layout import ENDPOINT_SIDES, Config
 from tests.kernel.asked import SHOT
 from tests.kernel.frames import ipv4, ipv6, tcp, udp
 from tests.kernel.rig import FAMILIES, Rig, both
+from tests.waiting import until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.one_mode]
 
@@ -168,7 +168,7 @@ def test_headers_that_are_not_plain_are_read_all_the_same(client: Client) -> Non
 def test_its_connection_is_in_use_all_the_while(client: Client) -> None:
     """However many packets take the short way, its entry's time goes on: by it the entry ages."""
     before = client.flow()["last_ns"]
-    _until(lambda: client.run(client.frame(ACK), BURST) and client.flow()["last_ns"] > before + 100_000_000)
+    until(lambda: client.run(client.frame(ACK), BURST) and client.flow()["last_ns"] > before + 100_000_000)
 
 
 def test_each_packet_to_the_world_has_a_slot_that_says_whose_it_is(client: Client) -> None:
@@ -191,9 +191,3 @@ def client_address(client: Client) -> bytes:
     """As the kernel has it: IPv4 mapped."""
     (key,) = {key["local"].tobytes() for key in client.rig.flows_of("a/client")}
     return bytes(key)
-
-
-def _until(done: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline

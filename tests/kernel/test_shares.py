@@ -6,7 +6,7 @@ import socket
 import threading
 
 import pytest
-from netns import Space, open_socket
+from netns import PATIENCE_S, Space, open_socket
 
 from probe.kernel.layout import Config, Counter
 from probe.kernel.place_expiry import PlaceExpiry
@@ -36,7 +36,7 @@ def answered(asking: list[socket.socket], there: socket.socket) -> int:
         there.sendto(b"!", there.recvfrom(10)[1])
     found = 0
     for here in asking:
-        here.settimeout(0.5)
+        here.settimeout(PATIENCE_S)
         with here:
             try:
                 found += here.recv(10) == b"!"

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from netns import Space, listen, open_socket
+from netns import PATIENCE_S, Space, listen, open_socket
 
 from probe import adoption
 from probe.kernel.layout import BUDGET, COUNTED_LOOKUPS, LENT, LOOKUPS, UNKNOWN_FLOW, Counter
@@ -110,7 +110,7 @@ def test_a_flood_from_outside_delays_connections_from_outside_only(
                 send(rig, flooder, server, family, range(start, start + 1000))
             until(lambda: 8080 in rig.flows_of("a/server")["remote_port"])
             there.send(b"x")
-            here.settimeout(10)
+            here.settimeout(PATIENCE_S)
             assert here.recv(10) == b"x"
     for host in (world, flooder):
         rig.net.remove(host)

@@ -6,15 +6,15 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
-import time
 from collections.abc import Iterator
 
 import msgspec
 import pytest
-from netns import Space, ip, open_socket, run
+from netns import PATIENCE_S, Space, ip, open_socket, run
 
 from tests.kernel.rig import FAMILIES, Rig, Seen, both, of
 from tests.kernel.site import Site
+from tests.waiting import until
 
 pytestmark = pytest.mark.kernel
 
@@ -79,11 +79,12 @@ def send(space: Space, family: int, to: str, mark: bytes, source: int = 0) -> No
 def about(rig: Rig, address: str) -> set[tuple[str, str, str, str]]:
     """Who is named, and how it was judged, in the rows of what the address has sent; they are waited for."""
     found: list[Seen] = []
-    deadline = time.monotonic() + 20
-    while not found:
-        assert time.monotonic() < deadline, "no row"
-        time.sleep(0.005)
-        found = of(rig.seen(), source=address, port=PORT)
+
+    def is_there() -> bool:
+        found.extend(of(rig.seen(), source=address, port=PORT))
+        return bool(found)
+
+    until(is_there)
     return {(row.subject, row.direction, row.verdict, row.reason) for row in found}
 
 
@@ -108,7 +109,7 @@ def test_what_an_unknown_successor_sends_is_nobodys(site: Site, receiver: Receiv
     rig, old = site.rig, site.rig.pods[OLD]
     address = old.address(family)
     send(old, family, receiver.address, b"old")
-    assert receiver.got(5) == {b"old"}
+    assert receiver.got(PATIENCE_S) == {b"old"}
     assert (OLD, "egress", "allow", "no_policy") in about(rig, address)
     gone(rig)
     new = successor(rig, *old.addresses)
@@ -117,7 +118,7 @@ def test_what_an_unknown_successor_sends_is_nobodys(site: Site, receiver: Receiv
     assert not receiver.got(0.05)
     bind(rig)
     send(new, family, receiver.address, b"new")
-    assert receiver.got(5) == {b"new"}
+    assert receiver.got(PATIENCE_S) == {b"new"}
     named = about(rig, address)
     assert (NEW, "egress", "allow", "no_policy") in named
     assert OLD not in {row[0] for row in named}
@@ -152,7 +153,7 @@ def test_a_connection_with_the_same_ends_is_not_the_old_ones(site: Site, family:
     address = old.address(family)
     with contextlib.closing(Receiver(site.remote, family)) as receiver:
         send(old, family, receiver.address, b"old", SOURCE)
-        assert receiver.got(5) == {b"old"}
+        assert receiver.got(PATIENCE_S) == {b"old"}
         assert SOURCE in rig.maps["origins"].entries()[1]["source_port"]
         rig.drain()
         gone(rig)
@@ -172,5 +173,5 @@ def test_a_bound_pods_packets_without_a_stamp_are_its_own(site: Site, receiver: 
     for key in rig.maps["origins"].items():
         rig.maps["origins"].drop(key)
     send(old, family, receiver.address, b"old")
-    assert receiver.got(5) == {b"old"}
+    assert receiver.got(PATIENCE_S) == {b"old"}
     assert {row[0] for row in about(rig, address)} <= {OLD, "a/near"}

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from netns import Space, connects, listen, open_socket
+from netns import MOMENT_S, PATIENCE_S, Space, connects, gets_no_answer, listen, open_socket
 
 from probe.kernel.tunnel_ports import set_tunnel_ports
 from tests.kernel.rig import FAMILIES, Rig, both, of
@@ -47,7 +47,7 @@ def unknown(site: Site) -> Space:
 def test_kubelet_and_an_unknown_pod_reach_each_other(site: Site, unknown: Space, family: int) -> None:
     node = site.rig.node
     with listen(unknown, family, PORT):
-        until(lambda: connects(node, unknown.address(family), PORT))
+        assert connects(node, unknown.address(family), PORT)
     with listen(node, family, PORT):
         assert connects(unknown, node.address(family), PORT)
 
@@ -57,8 +57,8 @@ def test_an_unknown_pod_reaches_nobody_else(site: Site, unknown: Space, family: 
     server, world = rig.pods["shop/server"], site.remote
     for other in (server, world):
         with listen(other, family, PORT), listen(unknown, family, PORT):
-            assert not connects(unknown, other.address(family), PORT, 0.2)
-            assert not connects(other, unknown.address(family), PORT, 0.2)
+            assert gets_no_answer(unknown, other.address(family), PORT)
+            assert gets_no_answer(other, unknown.address(family), PORT)
     denied = [seen for seen in rig.seen() if seen.verdict == "deny"]
     assert {seen.reason for seen in denied} == {"not_ready"}
     assert {seen.direction for seen in denied} == {"egress", "ingress"}
@@ -70,11 +70,11 @@ def test_the_nodes_address_leads_an_unknown_pod_nowhere_else(site: Site, unknown
     server = rig.pods["shop/server"]
     site.proxy(node_port(family, rig.node, server))
     with listen(server, family, PORT):
-        assert not connects(unknown, rig.node.address(family), NODE_PORT, 0.3)
+        assert gets_no_answer(unknown, rig.node.address(family), NODE_PORT)
         assert of(rig.seen(), verdict="deny", reason="not_ready", destination=server.address(family))
     rig.apply()
     with listen(server, family, PORT):
-        assert connects(unknown, rig.node.address(family), NODE_PORT, 0.5)
+        assert connects(unknown, rig.node.address(family), NODE_PORT)
 
 
 def test_an_unknown_pod_sends_its_node_datagrams_but_no_tunnel(site: Site, unknown: Space, family: int) -> None:
@@ -83,7 +83,7 @@ def test_an_unknown_pod_sends_its_node_datagrams_but_no_tunnel(site: Site, unkno
     for port, passes in ((5353, True), (8472, False)):
         with contextlib.closing(open_socket(node, family, socket.SOCK_DGRAM)) as receiver:
             receiver.bind(("", port))
-            receiver.settimeout(5 if passes else 0.2)
+            receiver.settimeout(PATIENCE_S if passes else MOMENT_S)
             with contextlib.closing(open_socket(unknown, family, socket.SOCK_DGRAM)) as sender:
                 sender.sendto(b"message", (node.address(family), port))
             if passes:

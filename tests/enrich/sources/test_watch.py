@@ -279,7 +279,7 @@ def test_a_policy_that_is_not_understood_isolates_what_it_surely_selects_and_no_
 ) -> None:
     script.pages[POLICIES, ""] = [(200, {"metadata": {"resourceVersion": "5"}, "items": [policy(spec)]})]
     cluster = start(source)
-    assert cluster.synced.wait(20)
+    assert cluster.synced.wait(240)
     found = cluster.policies()[Name("shop", "p")]
     assert (found.ingress is not None, found.egress is not None) == directions
     assert [labels for labels in ({}, {"a": "b"}) if matches(found.pods, labels)] == selected
@@ -319,5 +319,5 @@ def test_an_answer_that_is_no_kubernetes_is_tried_again(
     assert "Pod" in cluster.missing()
     assert "Pod" in (source[0].problem() or "")
     del script.pages[PODS, ""]
-    assert cluster.synced.wait(20)
+    assert cluster.synced.wait(240)
     until(lambda: source[0].problem() is None)

@@ -16,7 +16,7 @@ from probe.export.interval_publisher import AddressIntervalPublisher
 from tests.probe.export.authority import make_authority
 from tests.waiting import until
 
-_PATIENCE_S = 30
+_PATIENCE_S = 240
 
 
 class _Publisher(AddressIntervalPublisher):

@@ -195,7 +195,7 @@ def test_a_predecessor_whose_windows_wait_for_room_is_retired_at_once(make: Maki
 
         def wait(self, timeout: float | None = None) -> bool:
             retiring.start()
-            until(lambda: not kernel.config(Config.LIMIT_DENIED), 10)
+            until(lambda: not kernel.config(Config.LIMIT_DENIED))
             return False
 
     windows.stop = Retires()

@@ -56,7 +56,7 @@ def test_of_a_day_of_intervals_a_worker_keeps_those_of_the_retention() -> None:
     history = AddressHistory(lambda: topic, cluster, "c1", EnrichMetrics(CollectorRegistry()))
     history.start()
     try:
-        assert history.loaded.wait(30)
+        assert history.loaded.wait(240)
     finally:
         history.stop()
     assert cluster.addresses.size() == 2 * len(kept), "each is an address and a pod"
@@ -113,7 +113,7 @@ def test_intervals_that_are_dropped_because_there_are_too_many_are_counted() -> 
     history = AddressHistory(lambda: topic, cluster, "c1", EnrichMetrics(registry))
     history.start()
     try:
-        assert history.loaded.wait(30)
+        assert history.loaded.wait(240)
     finally:
         history.stop()
     name = "kubeweir_streams_dropped_address_intervals_total"

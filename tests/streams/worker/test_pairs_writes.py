@@ -59,7 +59,7 @@ class Writer:
         if isinstance(outcome, BaseException):
             raise outcome
         if outcome is not None:
-            assert outcome.wait(10)
+            assert outcome.wait(240)
         places = [place_of(key) for _, key, _ in records]
         self.written.append((sum(place is not None and place.kind == "counts" for place in places), marks))
 
