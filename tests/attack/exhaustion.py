@@ -50,7 +50,8 @@ class _Asking:
             for _ in range(_WAITING):
                 there.sendto(b"!", there.recvfrom(10)[1])
         took = time.monotonic() - self._asked
-        lost = sum(not _has_answer(here, self._ground.patience(0.5)) for here in self._here)
+        end = time.monotonic() + self._ground.patience(0.5)
+        lost = sum(not _has_answer(here, max(0.01, end - time.monotonic())) for here in self._here)
         if lost:
             check_kept("a connection without an answer", _UNANSWERED_S, took)
         return lost

@@ -42,7 +42,7 @@ def run(
                 rigs.append(rig)
         if not rigs:
             raise LoadError("no way of attaching is left: choose --mode clsact")
-        return report(attacks, lambda one: _on_all(one, rigs, rounds), say)
+        return report(attacks, lambda one: on_all(one, rigs, rounds), say)
 
 
 def report(attacks: Iterable[Attack], measure: Callable[[Attack], Tally], say: Callable[[str], None]) -> bool:
@@ -67,7 +67,8 @@ def report(attacks: Iterable[Attack], measure: Callable[[Attack], Tally], say: C
     return not (total.got_through or total.lost or broken)
 
 
-def _on_all(one: Attack, rigs: Iterable[Rig], rounds: int) -> Tally:
+def on_all(one: Attack, rigs: Iterable[Rig], rounds: int) -> Tally:
+    """Run one class on each of the rigs, and return the sum."""
     total = Tally()
     for rig in rigs:
         ground = Ground(rig, rounds)
