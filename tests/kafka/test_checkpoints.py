@@ -25,7 +25,7 @@ def test_what_is_needed_is_found_wherever_it_is_and_the_rest_at_the_end_only(sit
 
     def read(*needed: bytes) -> dict[bytes, list[bytes]]:
         keys = frozenset((b"idle", b"busy", b"none"))
-        found = _read_newest(connection, topic, keys, frozenset(needed), time.monotonic() + 30)
+        found = _read_newest(connection, topic, keys, frozenset(needed), time.monotonic() + 240)
         return {key: list(values) for key, values in found.items()}
 
     last = [b"%d" % number for number in range(_NEWEST_RECORDS + 8, _NEWEST_RECORDS + 10)]
