@@ -116,7 +116,9 @@ def test_make_lists_all_of_its_targets() -> None:
     assert {line.split()[1] for line in listed.splitlines()} == set(phony.group(1).split())
 
 
-def test_a_fresh_clone_begins_with_what_mypy_has_kept_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fresh_clone_begins_with_what_mypy_has_kept_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KUBEWEIR_CACHE", str(tmp_path))
 
     def check(clone: str, code: int) -> str:
