@@ -1,6 +1,7 @@
 """Remove from the image's environment everything that the services do not need, and compile the rest.
 
-Development tools, packages' tests and pip are removed.
+The argument is a file with a requirement in each line (requirements.py). Development tools, packages' tests and pip are
+removed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import py_compile
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from pip._vendor.packaging.requirements import Requirement
@@ -19,24 +21,19 @@ from pip._vendor.packaging.utils import canonicalize_name
 SITE = next(Path(path) for path in sys.path if path.startswith(sys.prefix) and path.endswith("site-packages"))
 
 
-def needed(name: str, found: set[str], extra: str = "") -> set[str]:
-    """Add a distribution and, recursively, its requirements on this platform to ``found``, and return it.
-
-    ``extra`` is one of the distribution's own extras."""
-    name = canonicalize_name(name)
-    if name in found:
-        return found
-    found.add(name)
-    for text in importlib.metadata.requires(name) or ():
-        requirement = Requirement(text)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-            needed(requirement.name, found)
-    return found
+def add_needed(requirements: Iterable[str], found: set[str]) -> None:
+    """Add the distributions that are required on this platform, and recursively what these require, to ``found``."""
+    for requirement in map(Requirement, requirements):
+        name = canonicalize_name(requirement.name)
+        if name not in found and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            found.add(name)
+            add_needed(importlib.metadata.requires(name) or (), found)
 
 
 def main() -> None:
     """Uninstall the distributions that kubeweir does not require, then delete tests and pip, then compile."""
-    keep = set.union(*(needed("kubeweir", set(), extra) for extra in ("otlp-grpc", "hubble", "cel")))
+    keep: set[str] = set()
+    add_needed(Path(sys.argv[1]).read_text().splitlines(), keep)
     installed = {canonicalize_name(d.metadata["Name"]) for d in importlib.metadata.distributions(path=[str(SITE)])}
     removed = sorted(installed - keep)
     subprocess.run(
