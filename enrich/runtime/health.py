@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, ProcessCollector
@@ -34,8 +35,11 @@ _START_S: Final = 1.0
 class Readiness:
     """Asks the checks, and remembers which have passed: of one that never has, it says since when."""
 
-    def __init__(self, checks: Mapping[str, Check], clock: Callable[[], float] = time.monotonic) -> None:
-        self._checks, self._clock = checks, clock
+    def __init__(
+        self, checks: Mapping[str, Check], clock: Callable[[], float] = time.monotonic, pool: Executor | None = None
+    ) -> None:
+        """``pool`` asks checks that wait side by side; None: one after the other."""
+        self._checks, self._clock, self._map = checks, clock, pool.map if pool else map
         self._started_at, self._passed = clock(), set[str]()
 
     def names(self) -> list[str]:
@@ -44,7 +48,8 @@ class Readiness:
 
     def problems(self) -> dict[str, str]:
         """Return what the checks that fail say, by name."""
-        found = {name: check() for name, check in tuple(self._checks.items())}
+        checks = dict(self._checks)
+        found = dict(zip(checks, self._map(_ask, checks.values()), strict=True))
         self._passed |= {name for name, problem in found.items() if not problem}
         return {name: f"{problem}{self._since_start(name, problem)}" for name, problem in found.items() if problem}
 
@@ -54,6 +59,10 @@ class Readiness:
         if name in self._passed or seconds < _START_S or _SINCE_START in problem:
             return ""
         return f" ({_SINCE_START}, {seconds:.0f} s ago)"
+
+
+def _ask(check: Check) -> str | None:
+    return check()
 
 
 class ReadyCollector(Collector):
@@ -107,6 +116,7 @@ class HealthServer:
         notes: Callable[[], Iterable[str]] = tuple,
         details: Callable[[], Iterable[str]] = tuple,
         guard: Guard | None = None,
+        pool: Executor | None = None,
     ) -> None:
         """``address`` is host:port. ``ready`` has the checks by name. Raises StopServiceError if the port is taken.
 
@@ -114,6 +124,7 @@ class HealthServer:
 
         ``notes`` returns lines that /readyz adds: what a person should know, and no restart would mend. ``details``
         returns lines that it adds while a check fails. ``guard``: TLS, and who may read; None: plain text, everybody.
+        ``pool``: as for :class:`Readiness`.
         """
         split = split_address(address)
         if split is None:
@@ -121,7 +132,7 @@ class HealthServer:
                 f"WEIR_METRICS={address!r}: must be host:port, with a port up to {MAX_PORT}", Exit.USAGE
             )
         ready["threads"] = dead_thread
-        self._registry, self._ready = registry, Readiness(ready)
+        self._registry, self._ready = registry, Readiness(ready, pool=pool)
         self._notes, self._details = notes, details
         registry.register(ReadyCollector(self._ready))
         ProcessCollector(registry=registry)

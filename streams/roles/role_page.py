@@ -8,6 +8,7 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
@@ -16,7 +17,8 @@ from prometheus_client import CollectorRegistry
 from enrich.runtime.health import Check, HealthServer
 from enrich.runtime.secure_port import Guard
 
-_TIMEOUT_S: Final = 2.0
+_TIMEOUT_S: Final = 4.0
+"""The kubelet gives up after 5 s. On a slow machine, a role may need seconds; so all are asked side by side."""
 
 
 def _unverified() -> ssl.SSLContext:
@@ -42,11 +44,12 @@ def role_page(address: str, ports: Mapping[str, int], guard: Guard | None = None
     scheme = "https" if guard else "http"
     urls = {role: f"{scheme}://{f'[{near}]' if ':' in near else near}:{port}/readyz" for role, port in ports.items()}
     checks: dict[str, Check] = {role: partial(_problem, url) for role, url in urls.items()}
-    health = HealthServer(address, CollectorRegistry(), checks, guard=guard)
-    try:
-        yield
-    finally:
-        health.close()
+    with ThreadPoolExecutor(len(urls), "role-page") as pool:
+        health = HealthServer(address, CollectorRegistry(), checks, guard=guard, pool=pool)
+        try:
+            yield
+        finally:
+            health.close()
 
 
 def _problem(url: str) -> str | None:

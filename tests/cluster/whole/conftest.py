@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.whole.real import ROOT, SYSTEM, Real, deployment, run, service
+from tests.cluster.whole.real import ROOT, Real, deployment, run, service
 from tests.cluster.whole.started import is_running, started
 from tests.cluster.whole.story import guard
 
@@ -41,9 +41,9 @@ def install(real: Real) -> None:
     shutil.copytree(ROOT / "deploy/kubernetes", real.folder / "kubernetes")
     real.write_overlay()
     real.kubectl("apply", "-k", real.overlay, "--validate=strict")
-    real.kubectl("-n", SYSTEM, "rollout", "status", "ds/weir-probe", "--timeout=240s")
+    real.wait_rolled_out("ds/weir-probe")
     real.apply(deployment("web", 2), service("web", type="NodePort"))
-    real.kubectl("-n", SYSTEM, "rollout", "status", "deploy/weir-streams", "--timeout=240s")
+    real.wait_rolled_out("deploy/weir-streams")
     real.wait_ready("web")
 
 

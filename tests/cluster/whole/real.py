@@ -12,11 +12,15 @@ from typing import IO, Any
 
 import orjson
 
+from tests.cluster.whole.states import described
+
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = ROOT / "deploy/local/cluster"
 HOST, HOST_6 = "10.99.0.1", "fd99::1"
 """This machine's addresses on the nodes' network. The API server listens there, and for pods they are outside."""
-TIMEOUT_S = 120
+TIMEOUT_S = 600
+"""Only a failing test waits so long: on a busy machine, each step takes ten times as long as on an idle one."""
+ROLLOUT_S = 1200
 AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.56"
 NAMESPACE, SYSTEM = "shop", "kubeweir"
 PORT = 8080
@@ -73,11 +77,11 @@ class Real:
 
     # --- kubectl
 
-    def kubectl(self, *words: object, check: bool = True, stdin: str | None = None) -> str:
+    def kubectl(self, *words: object, check: bool = True, stdin: str | None = None, timeout_s: float = 900) -> str:
         """Run kubectl and return its output."""
         done = subprocess.run(
             [self._kubectl, *(str(word) for word in words)], env=self.environment, input=stdin, capture_output=True,
-            text=True, check=False, timeout=300,
+            text=True, check=False, timeout=timeout_s,
         )  # fmt: skip
         assert not check or done.returncode == 0, f"kubectl {words}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -126,6 +130,14 @@ class Real:
         self.kubectl(
             "-n", NAMESPACE, "wait", "--for=condition=Ready", "pods", "-l", selector, f"--timeout={TIMEOUT_S}s"
         )
+
+    def wait_rolled_out(self, workload: str, namespace: str = SYSTEM) -> None:
+        """Wait until each pod of a workload is new and ready. A failure shows the states and the logs of all pods."""
+        words = ("-n", namespace, "rollout", "status", workload, f"--timeout={ROLLOUT_S}s")
+        try:
+            self.kubectl(*words, timeout_s=ROLLOUT_S + 300)
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            raise AssertionError(f"{error}\n{described(self, namespace)}") from None
 
     # --- traffic
 
@@ -185,7 +197,7 @@ class Real:
             found[:] = [r for r in self.records() if connection.items() <= {**r["connection"], **r}.items()]
             return len(found) >= least
 
-        until(f"{least} records with {connection}", enough, 60)
+        until(f"{least} records with {connection}", enough)
         return found
 
 

@@ -111,7 +111,7 @@ def test_a_probe_that_is_killed_while_pods_start_lets_none_through(real: Real, s
                 real.on(node, "sh", "-c", f"{' '.join(CTR)} tasks kill -s SIGKILL {container} || true")
 
     start_and_judge(real, stranger, kill)
-    real.kubectl("-n", SYSTEM, "rollout", "status", "ds/weir-probe", "--timeout=240s")
+    real.wait_rolled_out("ds/weir-probe")
 
 
 @pytest.mark.usefixtures("policies")
@@ -140,7 +140,7 @@ def test_without_a_probe_on_the_node_pods_wait_and_start_when_it_is_there(real: 
     patch(None)
     assert ended(real, "eager-denied", 1) == ["Failed"]
     assert outputs(real, "eager-denied") == ["TIMEOUT"]
-    real.kubectl("-n", SYSTEM, "rollout", "status", "ds/weir-probe", "--timeout=240s")
+    real.wait_rolled_out("ds/weir-probe")
     real.kubectl("label", "node", "--all", "probe-")
     real.kubectl("-n", NAMESPACE, "delete", "pods", "-l", "app=eager-denied")
 
@@ -151,7 +151,7 @@ def strict(real: Real) -> Iterator[None]:
 
     def set_env(*variables: str) -> None:
         real.kubectl("-n", SYSTEM, "set", "env", "ds/weir-probe", *variables)
-        real.kubectl("-n", SYSTEM, "rollout", "status", "ds/weir-probe", "--timeout=240s")
+        real.wait_rolled_out("ds/weir-probe")
 
     def with_plugin() -> list[str]:
         return [node for node in real.nodes() if "weir-cni" in real.on(node, "cat", "/etc/cni/net.d/10-weir.conflist")]

@@ -12,6 +12,7 @@ from tests.cluster.whole.real import (
     AGNHOST,
     NAMESPACE,
     ROOT,
+    TIMEOUT_S,
     Real,
     addresses,
     deployment,
@@ -114,7 +115,7 @@ def test_an_init_container_is_under_the_pods_policy(real: Real, web: list[Pod], 
             "containers": [{"name": "main", "image": AGNHOST, "args": ["--help"]}],
         }}},
     })  # fmt: skip
-    real.kubectl("-n", NAMESPACE, "wait", "--for=condition=Complete", "job/job", "--timeout=120s")
+    real.kubectl("-n", NAMESPACE, "wait", "--for=condition=Complete", "job/job", f"--timeout={TIMEOUT_S}s")
     (pod,) = real.pods("job")
     record = real.record(dest_ip=closed, direction="egress", disposition="deny", src_ip=addresses(pod)[0])
     assert_named(record, "src", pod, "job", "Job")
@@ -139,7 +140,7 @@ def test_short_lived_pods_are_under_policy_and_leave_no_links(real: Real, strang
         until("a few pods with addresses", lambda: sum("podIP" in p["status"] for p in real.pods("churn")) >= 3)
         real.kubectl("-n", NAMESPACE, "delete", "deploy/churn", "--wait=false")
     real.apply(deployment("churn", 4))
-    real.kubectl("-n", NAMESPACE, "rollout", "status", "deploy/churn", "--timeout=120s")
+    real.wait_rolled_out("deploy/churn", NAMESPACE)
     for pod in real.pods("churn"):
         real.closes(stranger, addresses(pod)[0])
     real.kubectl("-n", NAMESPACE, "delete", "deploy/churn", "networkpolicy/churn-closed")

@@ -20,7 +20,7 @@ def test_a_rolling_update_under_traffic_keeps_every_verdict(real: Real, web: lis
     loops = Loops(real, web, stranger)
     before = loops.counts()
     real.kubectl("-n", SYSTEM, "rollout", "restart", "ds/weir-probe")
-    real.kubectl("-n", SYSTEM, "rollout", "status", "ds/weir-probe", "--timeout=240s")
+    real.wait_rolled_out("ds/weir-probe")
     loops.assert_undisturbed_since(before)
     loops.end()
     so_far = numbers(real.records())

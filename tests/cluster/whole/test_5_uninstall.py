@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.cluster.whole.real import ROOT, SYSTEM, Real, addresses, until
+from tests.cluster.whole.real import ROOT, SYSTEM, TIMEOUT_S, Real, addresses, until
 from tests.cluster.whole.story import Pod, left_on
 from tests.whole_lines import whole_lines
 
@@ -111,13 +111,13 @@ def test_an_uninstall_ends_enforcement_and_leaves_nothing(real: Real, web: list[
     closed = crashed()[0]["spec"]["nodeName"]
     for pod in web:
         assert not real.connects(stranger, addresses(pod)[0])
-    real.kubectl("delete", "-k", real.overlay, "--timeout=120s")
+    real.kubectl("delete", "-k", real.overlay, f"--timeout={TIMEOUT_S}s")
     for pod in web:
         for address in addresses(pod):
             assert real.connects(stranger, address) == (pod["spec"]["nodeName"] != closed)
     real.kubectl("apply", "-k", real.folder / "kubernetes/detach", "--validate=strict")
-    real.kubectl("-n", "kube-system", "rollout", "status", "ds/weir-detach", "--timeout=120s")
-    real.kubectl("delete", "-k", real.folder / "kubernetes/detach", "--timeout=120s", "--cascade=foreground")
+    real.wait_rolled_out("ds/weir-detach", "kube-system")
+    real.kubectl("delete", "-k", real.folder / "kubernetes/detach", f"--timeout={TIMEOUT_S}s", "--cascade=foreground")
     for pod in web:
         for address in addresses(pod):
             assert real.connects(stranger, address)

@@ -136,13 +136,14 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* The probes of a container by its metrics port: takes the root, how often it may fail at its start, and the ready port. */}}
+{{/* The probes of a container by its metrics port: takes the root and the ready port. */}}
 {{- define "kubeweir.probes" -}}
 {{- $scheme := ternary ", scheme: HTTPS" "" .root.Values.metricsTls -}}
 startupProbe:
   httpGet: {path: /healthz, port: {{ .port }}{{ $scheme }}}
   periodSeconds: 2
-  failureThreshold: {{ .starts }}
+  timeoutSeconds: 5
+  failureThreshold: 300
 livenessProbe:
   httpGet: {path: /healthz, port: {{ .port }}{{ $scheme }}}
   periodSeconds: 20
