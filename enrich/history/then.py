@@ -17,10 +17,11 @@ import msgspec
 from enrich.explain.explanation import UNKNOWN, EndReport, Explanation, explain_connection
 from enrich.explain.one_end import EndDecision
 from enrich.explain.query import EndQuery
+from enrich.history.advice.suggestion import Suggestion, suggest
 from enrich.history.comparing import AFTER_NS, BEFORE_NS
 from enrich.history.moments import moment
 from enrich.history.profile import is_left_out, left_out_of, named_ports
-from enrich.history.stand_ins import Known
+from enrich.history.stand_ins import Known, stand_in
 from enrich.history.timeline import Scope, Timeline
 from enrich.history.versions import Version
 from enrich.model import Name, Pod
@@ -76,6 +77,8 @@ class PastExplanation(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[Change, ...] = ()
     today: Explanation | None = None
     """The same question to the newest policies; None if they are not known."""
+    suggestion: Suggestion | msgspec.UnsetType = msgspec.UNSET
+    """What would allow the connection by the newest policies, if that was asked."""
 
 
 def explain_at(
@@ -139,14 +142,21 @@ def _explain(
     timeline: Timeline, scopes: Sequence[Scope], pods: Mapping[Name, Pod], at_ns: int,
     ends: tuple[EndQuery, EndQuery], notes: Iterable[str],
 ) -> Explanation:  # fmt: skip
+    if why := _why_unknown(timeline, scopes, pods, at_ns, ends):
+        return unknown(ends, why, notes)
+    view = replace(timeline.view_at(at_ns), pods=pods)
+    return explain_connection(view, timeline.services_at(at_ns), *ends, notes)
+
+
+def _why_unknown(
+    timeline: Timeline, scopes: Sequence[Scope], pods: Mapping[Name, Pod], at_ns: int, ends: tuple[EndQuery, EndQuery]
+) -> str:
+    """Return why it is not known what policies said at a time; empty if it is."""
     why = next((text for scope in scopes if (text := timeline.unknown(scope, at_ns, at_ns))), "")
     if not why and not all(_namespace(pods, end) for end in ends):
         # The address of a Service would be taken for one outside the cluster.
         why = timeline.unknown_services(at_ns)
-    if why:
-        return unknown(ends, why, notes)
-    view = replace(timeline.view_at(at_ns), pods=pods)
-    return explain_connection(view, timeline.services_at(at_ns), *ends, notes)
+    return why
 
 
 def _today(
@@ -154,6 +164,26 @@ def _today(
 ) -> Explanation | None:
     found = _explain(timeline, scopes, pods, now_ns, ends, ())
     return None if found.verdict == UNKNOWN else found
+
+
+def suggest_today(
+    timeline: Timeline, candidates: Sequence[Mapping[Name, Pod]], now_ns: int, ends: tuple[EndQuery, EndQuery]
+) -> Suggestion:
+    """Return what would allow a connection by the newest policies. ``candidates``: as for :func:`explain_record`.
+
+    Labels are chosen so that they tell the ends from the other kinds of pods in their namespaces."""
+    view, found = timeline.view_at(now_ns), []
+    kinds = [(number, one) for number, one in timeline.profiles.items() if not one.host_network]
+    for pods in candidates:
+        if why := _why_unknown(timeline, _scopes(pods, ends), pods, now_ns, ends):
+            return Suggestion(text=f"cannot say: {why}")
+        namespaces = {_namespace(pods, end) for end in ends}
+        beside = (stand_in(one, number) for number, one in kinds if one.namespace in namespaces)
+        there = {**{one.key: one for one in beside}, **pods}
+        found.append(suggest(replace(view, pods=there), timeline.services_at(now_ns), *ends))
+    if any(one != found[0] for one in found):
+        return Suggestion(text="cannot say: it depends on labels of the pods that are not known")
+    return found[0]
 
 
 def _scopes(pods: Mapping[Name, Pod], ends: tuple[EndQuery, EndQuery]) -> list[Scope]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from enrich.explain.explanation import ALLOW, AUDIT, DENY, Explanation, explain_connection
 from enrich.explain.query import EndQuery, parse_destination, parse_source
+from enrich.history.advice.suggestion import Suggestion, suggest
 from enrich.index.cluster import POLICY_KINDS, Cluster
 from enrich.model import POLICY_API_VERSIONS, Namespace
 from enrich.policy.matching import PolicyView
@@ -47,8 +49,10 @@ class UnreadableError(Exception):
     """The cluster could not be read; the message says why and what to do."""
 
 
-def ask(settings: Settings, source: str, destination: str) -> Explanation:
-    """Return the answer. Raises :class:`enrich.explain.query.QuerySyntaxError`, :class:`UnreadableError`."""
+def ask(settings: Settings, source: str, destination: str) -> tuple[Explanation, Callable[[], Suggestion]]:
+    """Return the answer, and a function that returns what would allow the connection.
+
+    Raises :class:`enrich.explain.query.QuerySyntaxError`, :class:`UnreadableError`."""
     ends = parse_source(source), parse_destination(destination)
     kind, _, folder = settings.source.partition(":")
     if kind == "manifests" and folder:
@@ -59,11 +63,16 @@ def ask(settings: Settings, source: str, destination: str) -> Explanation:
     return explain_in(*read_cluster(settings), *ends)
 
 
-def explain_in(cluster: Cluster, notes: Iterable[str], source: EndQuery, destination: EndQuery) -> Explanation:
-    """Return the answer from the current content of an index."""
+def explain_in(
+    cluster: Cluster, notes: Iterable[str], source: EndQuery, destination: EndQuery
+) -> tuple[Explanation, Callable[[], Suggestion]]:
+    """Return the answer from the current content of an index, and a function that returns what would allow the
+    connection."""
     found = cluster.snapshot()
     view = PolicyView(found.pods, found.namespaces, found.nodes, found.policies, found.cluster_policies)
-    return explain_connection(view, cluster.services(), source, destination, notes)
+    services = cluster.services()
+    answer = explain_connection(view, services, source, destination, notes)
+    return answer, partial(suggest, view, services, source, destination)
 
 
 def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:

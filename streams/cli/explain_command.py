@@ -16,7 +16,7 @@ from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import configure_logs
 from enrich.runtime.settings import SettingsError, load
 from streams.cli.explain import CANNOT_SAY, EXITS, Settings, UnreadableError, ask
-from streams.cli.explain_text import Line, lines, show_lines
+from streams.cli.explain_text import Line, lines, show_lines, suggestion_lines
 from streams.cli.kafka_options import cluster_option, environment_with
 from streams.cli.number import Number
 from streams.cli.past_answers import NoAnswerError, ask_past, past_lines
@@ -27,6 +27,7 @@ from streams.cli.terminal import PipeConsole
 @click.argument("source", metavar="SOURCE|RECORD-ID")
 @click.argument("destination", required=False)
 @click.option("--at", "at", help="Ask the policies of then: 90s, 5m, 2h, 3d ago, or an RFC 3339 time.")
+@click.option("--suggest", is_flag=True, help="Print the smallest policies that would allow what is denied.")
 @click.option("--since", default="1d", show_default=True, help="From when on the record of an id is looked for.")
 @click.option("--until", help="Up to when it is looked for, in the same forms. [now]")
 @click.option("--source", "origin", help="kubernetes, or manifests:FOLDER (- for stdin) [WEIR_SOURCE, else kubernetes]")
@@ -49,6 +50,9 @@ def explain(source: str, destination: str | None, origin: str | None, timeout: f
 
     With --at or an id, the journal on Kafka answers, and says what has changed since. Times are UTC.
 
+    With --suggest, it also prints the smallest NetworkPolicies that would allow the connection by the policies of
+    today, as YAML to review and apply. It changes nothing itself.
+
     \b
     Exit 0: allowed (audited too: it passes). 1: denied. 2: cannot say.
     """
@@ -63,9 +67,14 @@ def explain(source: str, destination: str | None, origin: str | None, timeout: f
         else:
             settings = load(Settings, environment_with({"WEIR_SOURCE": origin}))
             settings = settings if timeout is None else replace(settings, timeout_s=timeout)
-            found = ask(settings, source, destination)
+            found, suggestion = ask(settings, source, destination)
             verdict = found.verdict
-            _print(found, lines(found), output)
+            if given["suggest"]:
+                suggested = suggestion()
+                shown = {**msgspec.to_builtins(found), "suggestion": msgspec.to_builtins(suggested)}
+                _print(shown, (*lines(found), *suggestion_lines(suggested)), output)
+            else:
+                _print(found, lines(found), output)
     except (SettingsError, QuerySyntaxError) as error:
         raise click.UsageError(str(error)) from error
     except NoAnswerError as error:

@@ -7,8 +7,9 @@ the addresses of its ends apart. If the answers differ, the answer depends on th
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ import msgspec
 
 from enrich.explain.explanation import MIXED, EndReport, Explanation, explain_connection
 from enrich.explain.query import EndQuery
+from enrich.history.advice.suggestion import Suggestion, suggest
 from enrich.history.distinctions import Distinctions, stretches
 from enrich.history.stand_ins import EVERYWHERE
 from enrich.model import Service
@@ -28,8 +30,11 @@ _MAX_STRETCHES: Final = 64
 """Ranges of addresses that policies tell apart, at most. Each end may be in each of them."""
 
 
-def explain_files(folder: Path, source: EndQuery, destination: EndQuery) -> Explanation:
-    """Return the answer from the files below a folder, or from standard input (``-``). Raises ManifestError."""
+def explain_files(
+    folder: Path, source: EndQuery, destination: EndQuery
+) -> tuple[Explanation, Callable[[], Suggestion]]:
+    """Return the answer from the files below a folder, or from standard input (``-``), and a function that
+    returns what would allow the connection. Raises ManifestError."""
     if folder != STDIN and not folder.is_dir():
         raise ManifestError([f"{folder} is not a folder, so no manifests can be read from it"])
     repository = read_repository([folder])
@@ -42,7 +47,8 @@ def explain_files(folder: Path, source: EndQuery, destination: EndQuery) -> Expl
     if repository.skipped:
         notes.append(f"policies do not depend on what was not read: {skipped_text(repository.skipped)}")
     view = _with_every_address(delivered, source, destination)
-    return _shortened(explain_connection(view, services, source, destination, notes), delivered)
+    found = _shortened(explain_connection(view, services, source, destination, notes), delivered)
+    return found, partial(suggest, view, services, source, destination)
 
 
 def _notes(delivered: Delivered, *ends: EndQuery) -> Iterator[str]:

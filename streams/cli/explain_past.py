@@ -12,6 +12,7 @@ import msgspec
 
 from enrich.explain.explanation import UNKNOWN
 from enrich.explain.query import EndQuery
+from enrich.history.advice.suggestion import Suggestion
 from enrich.history.comparing import AFTER_NS, BEFORE_NS
 from enrich.history.distinctions import Distinctions
 from enrich.history.profile import left_out_of, named_ports
@@ -23,6 +24,7 @@ from enrich.history.then import (
     explain_record,
     pods_at,
     profiles_of_workload,
+    suggest_today,
     unknown,
     with_ports,
 )
@@ -59,9 +61,11 @@ def intervals_of(connection: Connection, topic: str, cluster: str) -> list[Addre
 
 
 def at_time(
-    past: Past, intervals: Sequence[AddressInterval], at_ns: int, ends: tuple[EndQuery, EndQuery]
-) -> PastExplanation:
-    """Return what policies said at a time about a connection of pods of that time."""
+    past: Past, intervals: Sequence[AddressInterval], at_ns: int, ends: tuple[EndQuery, EndQuery], *,
+    suggest: bool = False,
+) -> PastExplanation:  # fmt: skip
+    """Return what policies said at a time about a connection of pods of that time. ``suggest``: also what would allow
+    it today."""
     pods = pods_at(intervals, at_ns)
     notes = list(past.notes)
     for end in ends:
@@ -73,15 +77,23 @@ def at_time(
     asked = [pod for pod in pods.values() if any(end.pod == pod.key or end.ip in pod.ips for end in ends)]
     choices = list(_products([with_ports(pod, past.known) for pod in asked]))
     now_ns = time.time_ns()
-    found = [
-        explain_at(past.timeline, {**pods, **{pod.key: pod for pod in chosen}}, at_ns, now_ns, ends, notes)
-        for chosen in choices[:_MAX_CANDIDATES]
-    ]
+    candidates = [{**pods, **{pod.key: pod for pod in chosen}} for chosen in choices[:_MAX_CANDIDATES]]
+    found = [explain_at(past.timeline, one, at_ns, now_ns, ends, notes) for one in candidates]
     if len(choices) > _MAX_CANDIDATES or len({one.then.verdict for one in found}) > 1:
         text = "which ports of the pods had which names is not known, and policies ask for names"
-        return PastExplanation(at=found[0].at, then=unknown(ends, text, notes), changes=found[0].changes)
+        answer = PastExplanation(at=found[0].at, then=unknown(ends, text, notes), changes=found[0].changes)
+        suggestion = Suggestion(text=f"cannot say: {text}")
+        return msgspec.structs.replace(answer, suggestion=suggestion) if suggest else answer
     is_sure = len({one.today.verdict if one.today else UNKNOWN for one in found}) == 1
-    return found[0] if is_sure else msgspec.structs.replace(found[0], today=None)
+    answer = found[0] if is_sure else msgspec.structs.replace(found[0], today=None)
+    return _with_suggestion(past, answer, candidates, now_ns, ends) if suggest else answer
+
+
+def _with_suggestion(
+    past: Past, answer: PastExplanation, candidates: Sequence[Mapping[Name, Pod]], now_ns: int,
+    ends: tuple[EndQuery, EndQuery],
+) -> PastExplanation:  # fmt: skip
+    return msgspec.structs.replace(answer, suggestion=suggest_today(past.timeline, candidates, now_ns, ends))
 
 
 def _products(choices: Sequence[Sequence[_Choice]]) -> Iterator[tuple[_Choice, ...]]:
@@ -89,8 +101,10 @@ def _products(choices: Sequence[Sequence[_Choice]]) -> Iterator[tuple[_Choice, .
     return itertools.islice(itertools.product(*choices), _MAX_CANDIDATES + 1)
 
 
-def of_record(past: Past, intervals: Sequence[AddressInterval], flow: Flow) -> PastExplanation:
-    """Return what policies said that made a record."""
+def of_record(
+    past: Past, intervals: Sequence[AddressInterval], flow: Flow, *, suggest: bool = False
+) -> PastExplanation:
+    """Return what policies said that made a record. ``suggest``: also what would allow its connection today."""
     at_ns = nanoseconds(flow.timestamp)
     record = Recorded(
         id=flow.id, timestamp=flow.timestamp, direction=flow.direction, verdict=flow.disposition, reason=flow.reason,
@@ -109,9 +123,12 @@ def of_record(past: Past, intervals: Sequence[AddressInterval], flow: Flow) -> P
         if len(candidates) > _MAX_CANDIDATES:
             why = f"its pods may have had more than {_MAX_CANDIDATES} combinations of labels and named ports"
     if why:
-        then = unknown(ends, why, past.notes)
-        return PastExplanation(at=flow.timestamp, record=record, then=then)
-    return explain_record(past.timeline, candidates, record, (at_ns, time.time_ns()), ends, past.notes)
+        answer = PastExplanation(at=flow.timestamp, record=record, then=unknown(ends, why, past.notes))
+        suggestion = Suggestion(text=f"cannot say: {why}")
+        return msgspec.structs.replace(answer, suggestion=suggestion) if suggest else answer
+    now_ns = time.time_ns()
+    answer = explain_record(past.timeline, candidates, record, (at_ns, now_ns), ends, past.notes)
+    return _with_suggestion(past, answer, candidates, now_ns, ends) if suggest else answer
 
 
 def nanoseconds(timestamp: str) -> int:

@@ -12,7 +12,10 @@ from enrich.explain.accounts import PolicyAccount, RuleAccount, TierAccount, dis
 from enrich.explain.explanation import ALLOW, AUDIT, DENY, MIXED, AddressPairAnswer, Explanation
 from enrich.explain.mismatch import Mismatch
 from enrich.explain.one_end import EndDecision
+from enrich.history.advice.suggestion import Suggestion
 from enrich.model import NetworkPolicy
+from streams.cli.policy_yaml import dumped
+from streams.cli.terminal import printable
 
 _WORDS: Final = {ALLOW: "ALLOWED", DENY: "DENIED", AUDIT: "AUDIT", MIXED: "DEPENDS"}
 _STYLES: Final = {ALLOW: "bold green", DENY: "bold red", AUDIT: "bold yellow"}
@@ -46,6 +49,21 @@ def lines(found: Explanation) -> Iterator[Line]:
         yield 0, "dim" if same else _STYLES[answer.verdict], f"{answer.source_ip} -> {answer.destination_ip}: {outcome}"
         for side in () if same else answer.sides:
             yield from _side(side, answer)
+
+
+def suggestion_lines(found: Suggestion) -> Iterator[Line]:
+    """Yield the lines of a suggestion. The YAML stands at the left, so that people can copy it."""
+    yield 0, "", ""
+    yield 0, "bold", printable(f"what would allow it today: {found.text}")
+    for note in found.notes:
+        yield 0, "cyan", printable(f"note: {note}")
+    for line in suggestion_yaml(found).splitlines():
+        yield 0, "", line
+
+
+def suggestion_yaml(found: Suggestion) -> str:
+    """Return the policies of a suggestion as one YAML text; empty if there are none."""
+    return "---\n".join(dumped(one) for one in found.policies)
 
 
 def _alike(one: AddressPairAnswer, other: AddressPairAnswer) -> bool:

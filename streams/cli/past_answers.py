@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
+import msgspec
 
 from enrich.explain.explanation import ALLOW, AUDIT, UNKNOWN
 from enrich.explain.query import QuerySyntaxError, parse_destination, parse_source
@@ -16,7 +17,7 @@ from enrich.history.stand_ins import EVERYWHERE
 from enrich.history.then import PastExplanation
 from enrich.wire.address_interval import AddressInterval
 from streams.cli.explain_past import at_time, intervals_of, nanoseconds, of_record
-from streams.cli.explain_text import Line, lines
+from streams.cli.explain_text import Line, lines, suggestion_lines
 from streams.cli.kafka_failure import needs_to_read, say_why
 from streams.cli.kafka_options import chosen_cluster, read_settings
 from streams.cli.past import Past, load_past
@@ -57,7 +58,7 @@ def ask_past(source: str, destination: str | None, given: Mapping[str, Any]) -> 
         ends = parse_source(source), parse_destination(destination)
         at_ns = _time(given["at"], "--at")
         past = _past(settings, connection, cluster, at_ns)
-        return at_time(past, _intervals(settings, connection, past), at_ns, ends)
+        return at_time(past, _intervals(settings, connection, past), at_ns, ends, suggest=given["suggest"])
     except ReadError as error:
         raise NoAnswerError("the past cannot be read", error, connection) from error
 
@@ -80,7 +81,7 @@ def _of_record(
         )
     flow = found.flow
     past = _past(settings, connection, flow.cluster or cluster, nanoseconds(flow.timestamp))
-    return of_record(past, _intervals(settings, connection, past), flow)
+    return of_record(past, _intervals(settings, connection, past), flow, suggest=given["suggest"])
 
 
 def _span(given: Mapping[str, Any]) -> Span:
@@ -138,6 +139,8 @@ def past_lines(found: PastExplanation) -> Iterator[Line]:
         yield 1, "dim", f"and {len(found.changes) - _MAX_CHANGES} more (-o json lists them)"
     if found.then.verdict != UNKNOWN or found.today is not None:
         yield 0, "bold", _today(found)
+    if found.suggestion is not msgspec.UNSET:
+        yield from suggestion_lines(found.suggestion)
 
 
 def _today(found: PastExplanation) -> str:

@@ -52,6 +52,22 @@ def test_denied_is_1_and_says_which_term_failed() -> None:
     assert "\x1b" not in done.stdout, "plain where it is no terminal"
 
 
+def test_what_it_suggests_makes_it_pass(tmp_path: Path) -> None:
+    done = weir(REPORT, "data/db-0:5432", "--suggest")
+    assert done.returncode == 1, "the exit code is that of the connection as it is"
+    text, _, manifests = done.stdout.partition("\napiVersion: ")
+    assert text.endswith("what would allow it today: these 2 NetworkPolicies together would allow it")
+    shutil.copytree(DEMO, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "suggested.yaml").write_text(f"apiVersion: {manifests}")
+    after = weir(REPORT, "data/db-0:5432", WEIR_SOURCE=f"manifests:{tmp_path}")
+    assert after.stdout.startswith("ALLOWED")
+    assert weir(REPORT, "data/db-0:5433", WEIR_SOURCE=f"manifests:{tmp_path}").returncode == 1
+    assert weir(API, "data/db-0:5432", "--suggest").stdout.endswith("nothing needs to be added: it is allowed\n")
+    found = orjson.loads(weir(REPORT, "data/db-0/ICMP", "--suggest", "-o", "json").stdout)
+    jsonschema.validate(found, SCHEMA)
+    assert (found["verdict"], found["suggestion"]["policies"]) == ("deny", [])
+
+
 def test_a_terminal_gets_colour() -> None:
     assert "\x1b[1;31mDENIED" in weir(REPORT, "data/db-0:5432", FORCE_COLOR="1").stdout
 

@@ -6,7 +6,10 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import UNSET
+
 from enrich.explain.query import parse_destination, parse_source
+from enrich.history.advice.suggestion import Suggestion
 from enrich.history.stand_ins import Known
 from enrich.history.then import PastExplanation
 from enrich.history.timeline import Timeline
@@ -81,6 +84,24 @@ def test_a_label_that_profiles_leave_out_is_not_taken_to_be_missing() -> None:
     assert found.today is None, "it depends on the label"
     found = of_record(past({}, profile("web"), profile("db"), later={"ingress": [FROM_WEB]}), [], record())
     assert (found.agrees, found.today and found.today.verdict) == (True, "allow")
+
+
+def test_what_is_suggested_is_about_the_policies_of_today_and_the_kinds_of_pods_that_were_seen() -> None:
+    others = profile("web", version="1"), profile("db"), profile("api")
+    found = of_record(past({}, *others, later={"ingress": []}), [], record(), suggest=True).suggestion
+    assert isinstance(found, Suggestion)
+    (made,) = found.policies
+    assert made["spec"] == {
+        "podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}],
+                     "ports": [{"protocol": "TCP", "port": 5432}]}],
+    }  # fmt: skip
+    allowed = of_record(past({}, *others, later={"ingress": [FROM_WEB]}), [], record(), suggest=True).suggestion
+    assert allowed == Suggestion(text="nothing needs to be added: it is allowed")
+    hashed = {"from": [{"podSelector": {"matchLabels": {"app": "web", "pod-template-hash": "7f9c"}}}]}
+    unsure = of_record(past({}, *others, later={"ingress": [hashed]}), [], record(), suggest=True).suggestion
+    assert unsure == Suggestion(text="cannot say: it depends on labels of the pods that are not known")
+    assert of_record(past({}, *others), [], record()).suggestion is UNSET
 
 
 def test_a_state_after_one_that_is_not_known_was_changed_and_not_created() -> None:
