@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from enrich.history.advice.containment import are_peers_in, are_ports_in, are_subjects_in
+from enrich.history.advice.covering import Covering
 from enrich.history.advice.permits import WorkloadKey, workload_of
 from enrich.history.comparing import AFTER_NS, BEFORE_NS
 from enrich.history.profile import all_left_out, is_left_out
@@ -29,8 +30,6 @@ from enrich.wire.references import PolicyRef
 State = Literal["used", "not seen", "cannot say", "shadowed", "adds nothing", "selects nobody"]
 Versions = Callable[[str, str, str], Sequence[Version]]
 """Returns the versions of a policy by kind, namespace and name, the oldest first."""
-_Beside = dict[tuple[str, bool], list[NetworkPolicy]]
-"""The NetworkPolicies of each namespace, by whether they are audited, in the order of their names."""
 
 
 @dataclass(slots=True)
@@ -94,6 +93,23 @@ class PolicyUse:
     rules: list[RuleUse] = field(default_factory=list)
 
 
+class _Beside:
+    """The rules of NetworkPolicies that may cover others, by namespace, direction and whether they are audited."""
+
+    def __init__(self, view: PolicyView) -> None:
+        self._policies: dict[tuple[str, bool], list[NetworkPolicy]] = defaultdict(list)
+        for policy in sorted(view.policies.values(), key=lambda one: one.key):
+            self._policies[policy.namespace, is_audited(view, policy)].append(policy)
+        self._covering: dict[tuple[str, bool, Direction], Covering] = {}
+
+    def of(self, namespace: str, direction: Direction, *, audited: bool) -> Covering:
+        """Return the rules of a namespace and a direction."""
+        key = (namespace, audited, direction)
+        if key not in self._covering:
+            self._covering[key] = Covering(self._policies[namespace, audited], direction)
+        return self._covering[key]
+
+
 def usage(
     view: PolicyView,
     profiles: Mapping[str, Profile],
@@ -120,9 +136,7 @@ def usage(
         workloads = _workloads(view, profiles, may, policy, left_out, refused)
         found.append(_policy_use(view, policy, workloads, versions, since_ns))
     _count(found, pairs)
-    beside: _Beside = defaultdict(list)
-    for policy in sorted(view.policies.values(), key=lambda one: one.key):
-        beside[policy.namespace, is_audited(view, policy)].append(policy)
+    beside = _Beside(view)
     for use in found:
         for rule in use.rules:
             _judge(view, use, rule, beside)
@@ -224,7 +238,7 @@ def _count(found: Iterable[PolicyUse], pairs: Iterable[Pair]) -> None:
 def _judge(view: PolicyView, use: PolicyUse, rule: RuleUse, beside: _Beside) -> None:
     """Say what has become of a rule. That something decides before it is said only if it is proven."""
     rule.by = next(_deciding_before(view, use, rule), None)
-    covering = None if rule.by else next(_covering(use, rule, beside), None)
+    covering = None if rule.by else _covering(use, rule, beside)
     if use.workloads == ():
         rule.state = "selects nobody"
     elif rule.by is not None:
@@ -258,21 +272,12 @@ def _tier(policy: Policy) -> Tier | None:
     return policy.tier if isinstance(policy, ClusterNetworkPolicy) else None
 
 
-def _covering(use: PolicyUse, rule: RuleUse, beside: _Beside) -> Iterator[PolicyRef]:
-    """Yield rules of NetworkPolicies that allow everything that a NetworkPolicy's rule allows. Of two equal ones only
-    the later is named."""
+def _covering(use: PolicyUse, rule: RuleUse, beside: _Beside) -> PolicyRef | None:
+    """Return a rule of a NetworkPolicy that allows everything that a NetworkPolicy's rule allows."""
     if not isinstance(use.policy, NetworkPolicy):
-        return
-    place = (use.policy.key, rule.index)
-    for policy in beside[use.policy.namespace, use.audited]:
-        for index, other in enumerate(rules_in(policy, rule.direction) or ()):
-            if (policy.key, index) == place or not _is_in(use.policy, rule, policy, other):
-                continue
-            back = RuleUse(rule.direction, index, "", 0)
-            mine = rules_of(use.policy, rule.direction)[rule.index]
-            both = _is_in(policy, back, use.policy, mine)
-            if not both or (policy.key, index) < place:
-                yield PolicyRef(NetworkPolicy.__name__, policy.namespace, policy.name, index)
+        return None
+    found = beside.of(use.policy.namespace, rule.direction, audited=use.audited)
+    return next(found.of(use.policy, rule.index), None)
 
 
 def _is_in(policy: Policy, rule: RuleUse, other_policy: Policy, other: Rule | ClusterRule) -> bool:
