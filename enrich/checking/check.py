@@ -41,7 +41,7 @@ _SORTS: Final[Mapping[Sort, CheckRule]] = {
 
 def check(repository: Repository) -> list[Finding]:
     """Return all findings, by file, line and rule."""
-    found = [Finding(_SORTS[one.sort], one.place, "", one.text) for one in repository.problems]
+    found = [Finding(_SORTS[one.sort], one.place, "", one.text, "", one.namespace) for one in repository.problems]
     found += (Finding(NOT_RENDERED, place, "", text, todo) for place, text, todo in repository.unrendered)
     checked = _checked(repository)
     found += selectors_that_match_nothing(checked)

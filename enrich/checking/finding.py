@@ -78,6 +78,9 @@ class Finding:
     """The object that it is about, as ``NetworkPolicy shop/db``; empty if it is about a file."""
     text: str
     todo: str = ""
+    namespace: str | None = None
+    """That of the object, empty if it belongs to the whole cluster; None: the finding is about a file, or an object
+    whose namespace is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,9 @@ class Checked:
     def finding(self, rule: CheckRule, policy: Policy, path: str, text: str, todo: str) -> Finding:
         """Return a finding about a field of a policy."""
         place = self.repository.written[key_of(policy)].at(path)
-        return Finding(rule, place, f"{type(policy).__name__} {policy.key}", f"{path}: {text}", todo)
+        return Finding(
+            rule, place, f"{type(policy).__name__} {policy.key}", f"{path}: {text}", todo, policy.key.namespace
+        )
 
     def pods_in(self, namespaces: Iterable[str]) -> tuple[Pod, ...] | None:
         """Return the pods of namespaces; None unless each has some in the files, and no others are to be expected."""

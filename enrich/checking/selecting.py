@@ -153,7 +153,8 @@ def _services(checked: Checked) -> Iterator[Finding]:
             continue
         text = f"spec.selector: no pod of namespace {namespace} has {selector_text(selector)}"
         todo = advice(selector, [pod.labels for pod in pods]) or "correct the labels"
-        yield Finding(SERVICE_SELECTS_NOTHING, written.at("spec.selector"), f"Service {namespace}/{name}", text, todo)
+        place, subject = written.at("spec.selector"), f"Service {namespace}/{name}"
+        yield Finding(SERVICE_SELECTS_NOTHING, place, subject, text, todo, namespace)
 
 
 def _templates(checked: Checked) -> Iterator[Finding]:
@@ -162,7 +163,9 @@ def _templates(checked: Checked) -> Iterator[Finding]:
             text = f"spec.selector: asks for {selector_text(template.selector)}, which spec.template does not have"
             place = checked.repository.written[key].at("spec.selector")
             todo = "give the labels of spec.template.metadata and spec.selector the same values"
-            yield Finding(TEMPLATE_SELECTOR, place, f"{template.kind} {template.name}", text, todo)
+            yield Finding(
+                TEMPLATE_SELECTOR, place, f"{template.kind} {template.name}", text, todo, template.name.namespace
+            )
 
 
 def advice(selector: Selector, labels: Sequence[Labels]) -> str:

@@ -31,6 +31,7 @@ class FolderWatch:
         nothing has changed. An exception from it ends the watch."""
         self._name, self._folder, self._on_change, self._recursive = name, folder, on_change, recursive
         self._stop = threading.Event()
+        self._is_stale = False
         self._thread: threading.Thread | None = None
         self.problem: str | None = None
         """Why changes are not noticed now; None if they are."""
@@ -49,6 +50,11 @@ class FolderWatch:
     def wait(self, seconds: float) -> None:
         """Sleep, but not longer than the watch lasts; for use in ``on_change``."""
         self._stop.wait(seconds)
+
+    def renew(self) -> None:
+        """Watch anew after this call of ``on_change``: the kernel may have no watch in a folder that could not be read
+        when it appeared."""
+        self._is_stale = True
 
     def _run(self) -> None:
         try:
@@ -77,7 +83,8 @@ class FolderWatch:
         self._on_change()
 
     def _watch(self) -> None:
-        """Call the reader at each change; return when the folder is gone, and the kernel's watch with it."""
+        """Call the reader at each change; return when the folder is gone, and the kernel's watch with it,
+        or when another watch is needed."""
         inode = _inode(self._folder)
         if inode is None:
             self._report_missing()
@@ -86,7 +93,7 @@ class FolderWatch:
             self._folder, watch_filter=None, stop_event=self._stop, debounce=_DEBOUNCE_MS, step=20,
             rust_timeout=_POLL_MS, yield_on_timeout=True, raise_interrupt=False, recursive=self._recursive,
         )  # fmt: skip
-        called = False
+        called = self._is_stale = False
         for changed in changes:
             self.problem = None
             if _inode(self._folder) != inode:
@@ -96,6 +103,8 @@ class FolderWatch:
             if changed or not called or not self._recursive:
                 called = True
                 self._on_change()
+            if self._is_stale:
+                return
 
 
 def _inode(folder: Path) -> int | None:

@@ -9,7 +9,10 @@ them, :mod:`enrich.sources.repository` what a repository delivers into one.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
+import stat
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -70,6 +73,8 @@ class Problem:
     place: Place
     text: str
     sort: Sort = "invalid"
+    namespace: str | None = None
+    """The namespace whose object it is about, empty for an object of the whole cluster; None: not known."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.text}"
@@ -113,16 +118,46 @@ class Document:
         return Place(self.file, self.number, line, item)
 
 
-def manifest_files(folder: Path, names: Collection[str] = ()) -> list[Path]:
-    """List the files to read, and those of some names. Hidden ones belong to editors; in a mounted ConfigMap they are
-    every file a second time."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if (path.suffix in SUFFIXES or path.name in names)
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+def manifest_files(
+    folder: Path, problems: list[Problem], names: Collection[str] = (), *, relative: bool = False
+) -> list[Path]:
+    """List the files to read, and those of some names. What cannot be read, a folder or a file, is a problem, because
+    any policy may be in it. ``relative``: problems name it as it is called below ``folder``.
+
+    Hidden files and folders belong to editors; in a mounted ConfigMap they are every file a second time. Links to
+    folders are not followed."""
+    found = []
+
+    def refuse(path: Path, error: OSError) -> None:
+        name = str(path.relative_to(folder)) if relative and path != folder else str(path)
+        problems.append(Problem(Place(name), f"cannot be read: {error.strerror}", "unreadable"))
+
+    for top, folders, files in os.walk(folder, onerror=lambda error: refuse(Path(error.filename), error)):
+        folders[:] = (name for name in folders if not name.startswith("."))
+        for path in (Path(top, name) for name in files if not name.startswith(".")):
+            if path.suffix in SUFFIXES or path.name in names:
+                try:
+                    _check_file(path)
+                except OSError as error:
+                    refuse(path, error)
+                else:
+                    found.append(path)
+    return sorted(found)
+
+
+def _check_file(path: Path) -> None:
+    """Raise OSError unless this is a file, or a link to one. A FIFO could never be read to its end.
+
+    A file that has just been deleted is an error, too: perhaps the whole folder is being deleted, and its policies must
+    stay in force."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise FileNotFoundError(error.errno, f"it is a link to {path.readlink()}, which does not exist") from error
+        raise
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is neither a file nor a folder")
 
 
 def documents(file: Path, name: str, problems: list[Problem]) -> Iterator[Document]:

@@ -22,12 +22,10 @@ from enrich.sources.manifest_documents import (
 
 def read_folder(folder: Path) -> list[Object]:
     """Read every object of every file. Raises :class:`ManifestError` with every mistake."""
-    if not folder.is_dir():
-        # This must not count as an empty cluster, which has no policies and is open.
-        raise ManifestError([f"{folder} is not a folder"])
+    check_folder(folder)
     objects: dict[tuple[type, Name], tuple[Object, Document, str]] = {}
     problems: list[Problem] = []
-    for file in manifest_files(folder):
+    for file in manifest_files(folder, problems, relative=True):
         for document in documents(file, str(file.relative_to(folder)), problems):
             for item, content in objects_in(document, problems):
                 made, mistakes = read_manifest(content)
@@ -43,3 +41,14 @@ def read_folder(folder: Path) -> list[Object]:
     if problems:
         raise ManifestError(problems)
     return [made for made, _, _ in objects.values()]
+
+
+def check_folder(folder: Path) -> None:
+    """Raise :class:`ManifestError` unless there is such a folder. Otherwise it would count as an empty cluster, which
+    has no policies and is open."""
+    try:
+        is_folder = folder.is_dir()
+    except OSError as error:
+        raise ManifestError([f"{folder} cannot be read: {error.strerror}"]) from error
+    if not is_folder:
+        raise ManifestError([f"{folder} is not a folder"])

@@ -39,8 +39,6 @@ class ManifestSource:
 
     def start(self) -> None:
         """Read the folder and watch it. Raises :class:`SourceError` if a document is invalid."""
-        if not self._folder.is_dir():
-            raise SourceError(f"{self._folder} is not a folder, so no manifests can be read from it")
         try:
             objects = read_folder(self._folder)
         except ManifestError as error:
@@ -83,9 +81,12 @@ class ManifestSource:
         except ManifestError as error:
             self._problem = str(error)
             if self._problem != before:
+                if before:
+                    self._watch.renew()
                 log.error("manifests are invalid, the last valid state stays in force", problems=error.problems)
             return
         if before:
+            self._watch.renew()
             log.info("manifests are valid again", folder=str(self._folder))
         self._problem = None
         if self._replace(objects):
@@ -105,9 +106,15 @@ class ManifestSource:
         for _ in range(_MAX_ATTEMPTS):
             before = _newest(self._folder)
             if time.time() - before[0] > _SETTLED_S:
-                objects = read_folder(self._folder)
-                if _newest(self._folder) == before:
-                    return objects
+                try:
+                    objects = read_folder(self._folder)
+                except ManifestError:
+                    # A file that has just been replaced by another one cannot be read, nor is the folder complete.
+                    if _newest(self._folder) == before:
+                        raise
+                else:
+                    if _newest(self._folder) == before:
+                        return objects
             self._watch.wait(_SETTLED_S)
         return read_folder(self._folder)
 
@@ -115,7 +122,7 @@ class ManifestSource:
 def _newest(folder: Path) -> tuple[float, int]:
     """Return when a file was changed last, and a hash of all files' inodes, sizes and times."""
     newest, seen = 0.0, []
-    for path in manifest_files(folder):
+    for path in manifest_files(folder, []):
         with contextlib.suppress(OSError):
             stat = path.stat()
             newest = max(newest, stat.st_mtime)

@@ -12,12 +12,13 @@ import contextlib
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from enrich.model import NamedPort, Object
+from enrich.model import TIERED_KINDS, NamedPort, Namespace, Node, Object
+from enrich.network_logging import NetworkLogging
 from enrich.parse.cursor import Field, UnknownFieldError
 from enrich.parse.manifest import read_manifest
 from enrich.parse.objects import API_VERSIONS, container_ports
@@ -33,6 +34,7 @@ from enrich.sources.manifest_documents import (
     manifest_files,
     objects_in,
 )
+from enrich.sources.unseen_pods import namespace_of_unseen_pods
 
 KINDS: Final[Mapping[str, str]] = {**API_VERSIONS, **TEMPLATE_VERSIONS}
 """The kinds that are read, with the version of each."""
@@ -51,14 +53,7 @@ _CHANGES: Final = frozenset(
 _PATCHES: Final = ("patches", "patchesStrategicMerge", "patchesJson6902")
 _LIKENESS: Final = 0.8
 """How alike a kind must be to one that is read, to be a mistake and not another kind of the same API group."""
-_RUNS_PODS: Final = frozenset({"template", "podTemplate", "replicas", "instances", "containers", "nodeSets"})
-"""A field with such a name, near the top of an object of some operator's kind, is likely about pods that it runs."""
-_CHARTS: Final = {
-    "HelmRelease": "helm.toolkit.fluxcd.io",
-    "HelmChart": "helm.cattle.io",
-    "Application": "argoproj.io",
-}
-"""The kinds of Flux, of k3s and of Argo CD by which a cluster installs a chart of its own accord, with their groups."""
+_CLUSTER_SCOPED: Final = frozenset(kind.__name__ for kind in (*TIERED_KINDS, NetworkLogging, Node))
 _NO_OBJECT: Final = "without apiVersion and kind"
 
 
@@ -108,7 +103,10 @@ def read_repository(paths: Iterable[Path], kinds: Collection[str] = KINDS) -> Re
         made.files += 1
         for document in documents(file, name_of(file), made.problems):
             for item, content in objects_in(document, made.problems, KINDS):
-                _read(made, Written(document, item, content), kinds)
+                before, written = len(made.problems), Written(document, item, content)
+                _read(made, written, kinds)
+                whose = _whose(written)
+                made.problems[before:] = (replace(one, namespace=whose) for one in made.problems[before:])
     return made
 
 
@@ -128,13 +126,14 @@ def skipped_text(skipped: Mapping[str, int]) -> str:
 def _files(paths: Iterable[Path], made: Repository) -> Iterator[Path]:
     seen: set[Path] = set()
     for path in paths:
-        if path == STDIN or not path.is_dir():
+        if not _is_folder(path):
             if path not in seen:
                 yield path
             seen.add(path)
             continue
-        found = manifest_files(path, _KUSTOMIZATIONS)
-        if not found:
+        before = len(made.problems)
+        found = manifest_files(path, made.problems, _KUSTOMIZATIONS)
+        if not found and len(made.problems) == before:
             made.problems.append(
                 Problem(Place(str(path)), f"has no file that ends in {', '.join(SUFFIXES)}", "unreadable")
             )
@@ -153,6 +152,13 @@ def _files(paths: Iterable[Path], made: Repository) -> Iterator[Path]:
             seen.add(file)
             if file.name not in _KUSTOMIZATIONS:
                 yield file
+
+
+def _is_folder(path: Path) -> bool:
+    # What cannot be looked at is reported when it is opened.
+    with contextlib.suppress(OSError):
+        return path != STDIN and path.is_dir()
+    return False
 
 
 def _patches(file: Path, made: Repository) -> Iterator[Path]:
@@ -217,28 +223,9 @@ def _skip(made: Repository, written: Written, kind: str, version: str) -> None:
         made.problems.append(Problem(written.at("kind"), f"kind: there is no {version} {kind}; did you mean {named}?"))
         return
     made.skipped[f"{kind} ({group})" if "." in group else kind] += 1
-    spec, namespace = written.content.get("spec"), _namespace(written)
-    runs_pods = "." in group and not group.endswith(".k8s.io") and _runs_pods(spec, 3)
-    if _CHARTS.get(kind) == group and isinstance(spec, dict) and _installs_chart(kind, spec):
-        destination = spec.get("destination")
-        found = destination.get("namespace") if isinstance(destination, dict) else spec.get("targetNamespace")
-        namespace, runs_pods = (found if isinstance(found, str) and found else namespace), True
-    if runs_pods:
+    namespace = namespace_of_unseen_pods(kind, group, written.content.get("spec"), _namespace(written))
+    if namespace is not None:
         made.unsure.setdefault(namespace, f"{kind} {_name(written)} may run pods that no file has")
-
-
-def _installs_chart(kind: str, spec: Mapping[str, Any]) -> bool:
-    """Return whether an object installs a chart. What an Application takes from a repository instead may be this one,
-    whose files are read."""
-    sources = spec.get("sources")
-    listed = sources if isinstance(sources, list) else [spec.get("source")]
-    return kind != "Application" or any(isinstance(one, dict) and one.get("chart") for one in listed)
-
-
-def _runs_pods(spec: Any, depth: int) -> bool:
-    if not isinstance(spec, dict) or not depth:
-        return False
-    return not _RUNS_PODS.isdisjoint(spec) or any(_runs_pods(below, depth - 1) for below in spec.values())
 
 
 def _named(made: Repository, written: Written, kind: str) -> Mapping[str, Any]:
@@ -278,6 +265,18 @@ def _take(made: Repository, written: Written, kind: str) -> None:
     made.objects[key] = found
     if kind == "Pod":
         made.ports[key] = tuple(container_ports(Field("spec", written.content.get("spec"))))
+
+
+def _whose(written: Written) -> str | None:
+    """Return the namespace that a mistake in an object is about, None if it is not known. A name that is missing may be
+    mistyped."""
+    content = written.content if isinstance(written.content, dict) else {}
+    kind = content.get("kind")
+    if kind == Namespace.__name__:
+        return _metadata(written, "name") or None
+    if kind in _CLUSTER_SCOPED:
+        return ""
+    return _metadata(written, "namespace") or None
 
 
 def _namespace(written: Written) -> str:

@@ -65,18 +65,44 @@ def test_a_missing_file_and_no_file_are_2(tmp_path: Path) -> None:
     assert run(tmp_path).exit_code == 2
 
 
-def test_a_folder_that_cannot_be_read_is_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which root can do: so the system's answer is given."""
-    (tmp_path / "a.yaml").write_text(WEB)
+def test_a_name_that_no_file_can_have_is_2() -> None:
+    done = run("a" * 5_000)
+    assert (done.exit_code, "cannot be read: File name too long" in done.stdout) == (2, True)
 
-    def refuse(_path: Path) -> bool:
-        raise PermissionError(13, "Permission denied", "a.yaml")
 
-    monkeypatch.setattr(Path, "is_file", refuse)
-    done = run(tmp_path)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert "not everything can be read: [Errno 13] Permission denied: 'a.yaml'" in done.stderr
-    assert run("a" * 5_000).exit_code == 2
+@pytest.mark.parametrize(
+    ("namespace", "code", "said"),
+    [
+        ("shop", 1, "1 error and 0 warnings for namespace shop in 5 objects of 1 file"),
+        ("edge", 0, "0 errors and 0 warnings for namespace edge in 5 objects of 1 file"),
+        ("shpo", 2, "no file has an object of namespace shpo; did you mean shop?"),
+    ],
+)
+def test_only_the_findings_of_a_namespace(namespace: str, code: int, said: str) -> None:
+    edge = f"---\n{WEB}---\n{POLICY % 'web'}".replace("shop", "edge")
+    everywhere = (
+        "---\napiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: c}\n"
+        "spec:\n  tier: Admin\n  priority: 1\n  subject:\n    pods:\n"
+        "      namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}\n"
+        "      podSelector: {matchLabels: {a: b}}\n"
+    )
+    done = run("-", "-n", namespace, stdin=f"{BAD}{edge}{everywhere}")
+    assert (done.exit_code, said in done.output) == (code, True), done.output
+    assert f"left out: {1 if namespace == 'shop' else 2} finding" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mistake", "code"),
+    [
+        (POLICY.replace("podSelector", "podSelektor") % "web", 0),
+        (POLICY.replace("namespace", "namspace") % "web", 1),
+        (POLICY.replace("NetworkPolicy", "NetworkPolicies") % "web", 0),
+        ("a: [", 2),
+    ],
+)
+def test_a_mistake_counts_for_every_namespace_unless_it_names_its_own(mistake: str, code: int) -> None:
+    edge = WEB.replace("shop", "edge")
+    assert run("-", "-n", "edge", stdin=f"{edge}---\n{mistake}").exit_code == code
 
 
 def test_people_see_where_what_and_what_to_do(tmp_path: Path) -> None:
