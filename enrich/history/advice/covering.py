@@ -56,7 +56,7 @@ class Covering:
         """Yield the rules that cover a rule, in their order. Of two equal ones only the later is covered."""
         rule, place = (rules_in(policy, self._direction) or ())[index], (policy.key, index)
         last = -1
-        for number in heapq.merge(*(self._by_token.get(token, ()) for token in _had_by(policy, rule))):
+        for number in heapq.merge(*(self._by_token.get(token, ()) for token in _offered_by(policy, rule))):
             if number == last:
                 continue
             last = number
@@ -118,24 +118,24 @@ def _asked_by_port(port: PolicyPort) -> _Tokens:
     return frozenset({(port.protocol, "port", port.port)})
 
 
-# --- what a rule has
+# --- what a rule offers
 
 
-def _had_by(policy: NetworkPolicy, rule: Rule) -> set[Hashable]:
+def _offered_by(policy: NetworkPolicy, rule: Rule) -> set[Hashable]:
     """Return the tokens of a rule. Each of its peers must be covered, so that those of the first one are enough; and so
     it is with ports."""
-    found = set(_ANY).union(*(_had("subject", one) for one in policy.pods.requirements))
+    found = set(_ANY).union(*(_offered("subject", one) for one in policy.pods.requirements))
     for peer in rule.peers[:1]:
         if peer.ip_block is not None:
             found.update(_networks(peer.ip_block.cidr))
         else:
-            found.update(_ANY_PEER, *(_had(*one) for one in _requirements(policy, peer)))
+            found.update(_ANY_PEER, *(_offered(*one) for one in _requirements(policy, peer)))
     for port in rule.ports[:1]:
         found |= {(port.protocol, "range"), (port.protocol, "port", None), (port.protocol, "port", port.port)}
     return found
 
 
-def _had(field: str, one: Requirement) -> Iterator[Hashable]:
+def _offered(field: str, one: Requirement) -> Iterator[Hashable]:
     yield field, one.key
     if one.operator is Operator.IN:
         # A selector covers this one only if it has all of its values.
