@@ -15,8 +15,9 @@ Three cases need more than that:
 - *A transaction fails.* Memory is then ahead of Kafka. :class:`TransactionAbortedError` tells the caller to drop all of
   its state, make a new :class:`ExactlyOnce`, and rebuild from what was committed.
 - *State that is not in Kafka must be rebuilt*, such as which records were seen in the last minutes. The caller names a
-  time in ``replay_from_ms``, or a number in ``replay_records``; records from then up to the committed offset are read
-  once more, and :meth:`ExactlyOnce.is_replayed` is true for them: they update the state and produce nothing.
+  time in ``replay_from_ms``, or a number in :attr:`ExactlyOnce.replay_records`; records from then up to the committed
+  offset are read once more, and :meth:`ExactlyOnce.is_replayed` is true for them: they update the state and produce
+  nothing.
 """
 
 from __future__ import annotations
@@ -45,8 +46,6 @@ from streams.kafka.unreadable import Unreadable
 log = structlog.get_logger("kubeweir.streams")
 
 _PRODUCER: Final = {
-    "transaction.timeout.ms": 10_000,
-    "delivery.timeout.ms": 8_000,
     "compression.type": "lz4",
     "partitioner": "murmur2_random",
     "linger.ms": 1,
@@ -54,12 +53,14 @@ _PRODUCER: Final = {
 }
 _CONSUMER: Final = {
     "isolation.level": "read_committed",
-    # After a kill -9, the partitions wait this long for their next owner. Brokers refuse less by default.
-    "session.timeout.ms": 6_000,
     "heartbeat.interval.ms": 2_000,
     "fetch.wait.max.ms": 100,
     "error_cb": report_unreachable,
 }
+_TRANSACTION_MS: Final = 10_000
+_DELIVERY_MS: Final = 8_000
+_SESSION_MS: Final = 6_000
+"""After a kill -9, the partitions wait this long for their next owner. Brokers refuse less by default."""
 
 
 class TransactionAbortedError(RuntimeError):
@@ -88,15 +89,18 @@ class ExactlyOnce:
         replay_from_ms: Callable[[str], int],
         on_assigned: Callable[[Sequence[TopicAndPartition]], None],
         monitor: LagMonitor | None = None,
-        replay_records: int = 0,
+        patience: int = 1,
     ) -> None:
         """``name`` is the producer's transactional id; no other worker may have the same. ``replay_from_ms`` returns,
         for a topic, the Unix time from which its records are read once more. ``on_assigned`` is called, inside
         :meth:`take`, with the partitions that this worker reads from now on. ``monitor`` measures the group until
-        :meth:`close`. ``replay_records``: so many records of each partition are read once more in any case.
+        :meth:`close`.
+        ``patience``: a factor of how long Kafka and this worker may leave each other without an answer.
 
         Raises TransactionAbortedError if librdkafka makes no client."""
-        self._group, self._monitor, self._replay_records = group, monitor, replay_records
+        self._group, self._monitor, self._call_s = group, monitor, CALL_TIMEOUT_S * patience
+        self.replay_records = 0
+        """So many records of each partition are read once more in any case."""
         self.needs: Collection[str] = ()
         """Topics that are written, and prefixes of transactional ids; see :class:`streams.kafka.followed.Followed`."""
         self.problem: str | None = "Kafka has not been reached yet"
@@ -108,8 +112,12 @@ class ExactlyOnce:
         self._next: dict[TopicAndPartition, int] = {}
         """Offsets that the next transaction commits."""
         try:
-            self._producer = Producer({**connection, **_PRODUCER, "transactional.id": name}, logger=silent_logger())
-            self._consumer = make_consumer(connection, group, _CONSUMER)
+            times = {"transaction.timeout.ms": _TRANSACTION_MS, "delivery.timeout.ms": _DELIVERY_MS}
+            own = {**_PRODUCER, **{key: patience * value for key, value in times.items()}, "transactional.id": name}
+            self._producer = Producer({**connection, **own}, logger=silent_logger())
+            self._consumer = make_consumer(
+                connection, group, {**_CONSUMER, "session.timeout.ms": patience * _SESSION_MS}
+            )
         except KafkaException as error:
             # These raise while a certificate is half written, as it may be when it is renewed.
             raise TransactionAbortedError(error.args[0].str()) from error
@@ -172,8 +180,8 @@ class ExactlyOnce:
                 send_in_transaction(self._producer, write.topic, write.key, write.value, write.partition, errors)
             offsets = [TopicPartition(topic, partition, after) for (topic, partition), after in self._next.items()]
             metadata = self._consumer.consumer_group_metadata()
-            _retry(lambda: send_offsets(self._producer, offsets, metadata))
-            _retry(lambda: self._producer.commit_transaction(CALL_TIMEOUT_S))
+            self._retry(lambda: send_offsets(self._producer, offsets, metadata, self._call_s))
+            self._retry(lambda: self._producer.commit_transaction(self._call_s))
         except KafkaException as error:
             raise TransactionAbortedError((errors[0] if errors else error.args[0]).str()) from error
         self.has_committed = True
@@ -225,20 +233,20 @@ class ExactlyOnce:
             return
         # The previous owner's transaction may be committing right now: committed() waits until it has ended.
         committed_offsets = {
-            (one.topic, one.partition): one.offset for one in consumer.committed(list(partitions), CALL_TIMEOUT_S)
+            (one.topic, one.partition): one.offset for one in consumer.committed(list(partitions), self._call_s)
         }
         since = [TopicPartition(one.topic, one.partition, self._replay_from_ms(one.topic)) for one in partitions]
-        replay = {(one.topic, one.partition): one.offset for one in offsets_for_times(consumer, since, CALL_TIMEOUT_S)}
+        replay = {(one.topic, one.partition): one.offset for one in offsets_for_times(consumer, since, self._call_s)}
         starts = []
         self._replayed_until.clear()
         self._next.clear()
         for key, committed in committed_offsets.items():
-            first, _ = consumer.get_watermark_offsets(TopicPartition(*key), CALL_TIMEOUT_S)
+            first, _ = consumer.get_watermark_offsets(TopicPartition(*key), self._call_s)
             # Nothing is committed yet, or retention has removed the records at the committed offset.
             after_commit = max(first, committed)
             self._replayed_until[key] = self._next[key] = after_commit
             start = after_commit if replay[key] < 0 else min(after_commit, replay[key])
-            starts.append(TopicPartition(*key, max(first, min(start, after_commit - self._replay_records))))
+            starts.append(TopicPartition(*key, max(first, min(start, after_commit - self.replay_records))))
         self._on_assigned(list(committed_offsets))
         consumer.assign(starts)
         self.problem = None
@@ -248,13 +256,12 @@ class ExactlyOnce:
         self._next.clear()
         self._on_assigned([])
 
-
-def _retry(call: Callable[[], None]) -> None:
-    """Run one of the calls that end a transaction, again if librdkafka says that the error is retriable."""
-    deadline = time.monotonic() + 2 * CALL_TIMEOUT_S
-    while True:
-        try:
-            return call()
-        except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > deadline:
-                raise
+    def _retry(self, call: Callable[[], None]) -> None:
+        """Run one of the calls that end a transaction, again if librdkafka says that the error is retriable."""
+        deadline = time.monotonic() + 2 * self._call_s
+        while True:
+            try:
+                return call()
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > deadline:
+                    raise

@@ -152,11 +152,11 @@ def _loop_threads(
     ) -> LoopThread:
         group, needs = settings.group(f"alerts.{name}"), (*written, settings.group("alerts."))
 
-        def transactions() -> ExactlyOnce:
+        def transactions(patience: int) -> ExactlyOnce:
             writer = f"{group}.{worker}.{uuid.uuid4().hex[:8]}"
             back, number = loop.replay_from_ms, loop.replay_records
-            made = ExactlyOnce(connection, group, read_topics, writer, back, loop.on_assigned, monitor, number)
-            made.needs = needs
+            made = ExactlyOnce(connection, group, read_topics, writer, back, loop.on_assigned, monitor, patience)
+            made.needs, made.replay_records = needs, number
             return made
 
         thread = LoopThread(name, transactions, loop.step, metrics)

@@ -96,11 +96,11 @@ def _writer(settings: Settings, observation: Observation, metrics: JournalMetric
 def _thread(settings: Settings, writer: JournalWriter, metrics: JournalMetrics, monitor: LagMonitor) -> LoopThread:
     topic, group = settings.topics.journal.name, settings.group("journal")
 
-    def transactions() -> ExactlyOnce:
+    def transactions(patience: int) -> ExactlyOnce:
         name = f"{group}.{socket.gethostname()}.{uuid.uuid4().hex[:8]}"
         made = ExactlyOnce(
-            settings.connection(), group, [topic], name, writer.replay_from_ms, writer.on_assigned, monitor
-        )
+            settings.connection(), group, [topic], name, writer.replay_from_ms, writer.on_assigned, monitor, patience
+        )  # fmt: skip
         made.needs = (topic, settings.group("journal."))
         return made
 

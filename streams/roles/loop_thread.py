@@ -20,6 +20,9 @@ _MAX_DELAY_S: Final = 15.0
 """Between two attempts that commit nothing the loop is outside of its group, so that others have its partitions."""
 _PROVEN_S: Final = 5.0
 """A loop that has begun again, and has had nothing to commit for so long, works."""
+_MAX_PATIENCE: Final = 4
+_CALM_S: Final = 600.0
+"""A loop that has worked for so long begins with the least patience again."""
 
 
 class LoopMetrics(Protocol):
@@ -38,13 +41,14 @@ class LoopThread:
     def __init__(
         self,
         name: str,
-        make: Callable[[], ExactlyOnce],
+        make: Callable[[int], ExactlyOnce],
         step: Callable[[ExactlyOnce], None],
         metrics: LoopMetrics,
         role: str = "alerts",
         finish: Callable[[ExactlyOnce], None] = lambda _: None,
     ) -> None:
-        """``finish`` is called after the last step when the thread is stopped."""
+        """``make`` makes the clients, with a patience as in :class:`ExactlyOnce`. ``finish`` is called after the last
+        step when the thread is stopped."""
         self.failed: StopServiceError | None = None
         self.turns = 0
         """How many steps have ended, without those between an aborted transaction and the next proof that the loop
@@ -54,6 +58,9 @@ class LoopThread:
         self._role, self._finish = role, finish
         self._problem: str | None = "Kafka has not been reached yet"
         self._delay_s = 0.0
+        self._patience = 1
+        """On a slow machine, two workers that time out again and again would rebalance their group each time. So one
+        that had partitions waits for longer when it begins again."""
         self._transactions: ExactlyOnce | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{role}-{name}", daemon=True)
@@ -93,7 +100,7 @@ class LoopThread:
         transactions: ExactlyOnce | None = None
         assigned_at: float | None = None
         try:
-            transactions = self._transactions = self._make()
+            transactions = self._transactions = self._make(self._patience)
             if transactions.start(self._stop) and not self._delay_s:
                 self._problem = None
             while not self._stop.is_set():
@@ -114,6 +121,9 @@ class LoopThread:
             self._metrics.restarts.labels(self._name).inc()
             self._problem = str(error)
             log.warning("a loop restarts from its last commit", role=self._role, loop=self._name, error=str(error))
+            if assigned_at is not None:
+                calm = time.monotonic() - assigned_at > _CALM_S
+                self._patience = 1 if calm else min(2 * self._patience, _MAX_PATIENCE)
             self._delay_s = min(max(2 * self._delay_s, _FIRST_DELAY_S), _MAX_DELAY_S)
         finally:
             if transactions is not None:

@@ -72,7 +72,7 @@ def test_a_loop_goes_on_and_writes_once_if_a_call_in_its_transaction_never_retur
         if records := transactions.take(1, 0.1):
             transactions.commit([Write(written, None, record.value) for record in records])
 
-    def begin() -> ExactlyOnce:
+    def begin(_patience: int) -> ExactlyOnce:
         return ExactlyOnce(site.connection, read, [read], secrets.token_hex(8), lambda _: 1 << 42, lambda _: None)
 
     loop = LoopThread("copy", begin, step, AlertMetrics(CollectorRegistry()))

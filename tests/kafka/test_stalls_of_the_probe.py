@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from enrich.runtime.connection import KafkaSettings
@@ -104,30 +103,6 @@ def test_a_frozen_broker_is_seen_and_costs_no_cpu(broker: MovableBroker, exporte
         used = (time.process_time() - cpu) / (time.monotonic() - started)
     exporter.wait_until_all_is_well()
     assert used < 0.1, f"{used:.0%} of a core while nothing could be done"
-
-
-@pytest.mark.timeout(900)
-def test_a_lone_broker_that_stood_still_keeps_its_partitions(broker: MovableBroker) -> None:
-    """Kafka's own 9 s make it fence itself after that: then each partition is without a leader for seconds."""
-    topic, client = f"t{secrets.token_hex(4)}", {"bootstrap.servers": broker.address, "log_level": 0}
-    admin, producer = AdminClient(client), Producer(client)
-    reader = Consumer({**client, "group.id": topic, "enable.auto.commit": False})
-
-    def leader_epoch(offset: int) -> int:
-        """Return a number that rises when the partition gets a leader."""
-        producer.produce(topic, b"x")
-        assert producer.flush(120) == 0
-        reader.assign([TopicPartition(topic, 0, offset)])
-        message = until(lambda: reader.poll(1), "the record")
-        assert message.error() is None
-        return message.leader_epoch() or 0
-
-    admin.create_topics([NewTopic(topic, 1)])[topic].result(120)
-    with contextlib.closing(reader):
-        before = leader_epoch(0)
-        with broker.frozen():
-            time.sleep(10)
-        assert leader_epoch(1) == before
 
 
 @pytest.mark.timeout(900)
