@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing
 
-from netns import MOMENT_S, Space, listen, open_socket
+from netns import MOMENT_S, PATIENCE_S, Space, listen, open_socket
 
 from tests.attack.ground import Ground, Shot, datagram
 from tests.attack.tally import Tally, attack
@@ -85,7 +85,7 @@ class Pair:
         self._here.close()
         self._there.close()
 
-    def hears(self, *, answerer_speaks: bool, seconds: float = 5.0) -> bool:
+    def hears(self, *, answerer_speaks: bool, seconds: float = PATIENCE_S) -> bool:
         """Return whether what one end says arrives, perhaps by a retransmission."""
         self.speak(answerer_speaks=answerer_speaks)
         return self.is_heard(answerer_speaks=answerer_speaks, seconds=seconds)

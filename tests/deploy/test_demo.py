@@ -19,6 +19,9 @@ from xml.etree import ElementTree
 import jsonschema
 import orjson
 import pytest
+from netns import PATIENCE_S
+
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path("/run/kubeweir-demo")
@@ -112,9 +115,9 @@ def links() -> set[str]:
     return {name for name in found if name != "weir-cluster" and not name.startswith("weir-node-")}
 
 
-def is_answered(space: str, url: str) -> bool:
-    """Return whether an HTTP request from a pod's namespace is answered."""
-    command = ["ip", "netns", "exec", f"weir-demo-{space}", "curl", "-gsf", "-m", "1", url]
+def is_answered(space: str, url: str, patience_s: float = 1) -> bool:
+    """Return whether an HTTP request from a pod's namespace is answered in time."""
+    command = ["ip", "netns", "exec", f"weir-demo-{space}", "curl", "-gsf", "-m", str(patience_s), url]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -123,13 +126,6 @@ def flows(kafka: str) -> list[dict[str, Any]]:
     command = ["kcat", "-C", "-q", "-e", "-b", kafka, "-t", "kubeweir.flows", "-o", "beginning"]
     done = subprocess.run(command, capture_output=True, check=True, timeout=240)
     return [orjson.loads(line) for line in done.stdout.splitlines()]
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not (true := condition()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return true
 
 
 def normalized(line: str) -> str:
@@ -229,7 +225,7 @@ def test_with_keep_a_user_can_try_traffic_a_restart_and_a_policy(demo: Callable[
     allowed = [("web", url) for _, url in denied]
 
     def as_policy_says() -> bool:
-        return all(is_answered(*one) for one in allowed) and not any(is_answered(*one) for one in denied)
+        return all(is_answered(*one, PATIENCE_S) for one in allowed) and not any(is_answered(*one) for one in denied)
 
     assert as_policy_says()
     probe = int(run.wait_for(r"kill -9 (\d+)").group(1))
@@ -242,16 +238,16 @@ def test_with_keep_a_user_can_try_traffic_a_restart_and_a_policy(demo: Callable[
     known = {r["id"] for r in flows(kafka)}
     assert known >= {r["id"] for r in records}
     assert not is_answered(*denied[0])
-    assert until(lambda: any(r["id"] not in known and r["disposition"] == "deny" for r in flows(kafka)))
+    until(lambda: any(r["id"] not in known and r["disposition"] == "deny" for r in flows(kafka)))
 
     policy = HOME / "manifests/more.yaml"
     policy.write_text(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: api-from-all}\n"
         "spec: {podSelector: {matchLabels: {app: api}}, ingress: [{}]}\n"
     )
-    assert until(lambda: all(is_answered(*one) for one in denied))
+    until(lambda: all(is_answered(*one, 5) for one in denied))
     policy.unlink()
-    assert until(lambda: not any(is_answered(*one) for one in denied))
+    until(lambda: not any(is_answered(*one) for one in denied))
     assert run.end(signal.SIGINT) == 0
     assert not leftovers()
 

@@ -16,7 +16,7 @@ from ports import free_port
 from tests.attachments import attach
 
 PROGRAM = Path(__file__).parents[2] / "deploy" / "local" / "kafka"
-PATIENCE_S = 150
+PATIENCE_S = 240
 """A broker's start takes 3 s, and up to 50 on a machine that runs other brokers and compilers. Its end is noticed."""
 
 IMPATIENT = {"log_level": 0, "reconnect.backoff.max.ms": 200}

@@ -30,7 +30,7 @@ class HubbleClient:
         found: Iterator[Any] = call(request, timeout=timeout_s, wait_for_ready=True)
         return found
 
-    def ask(self, method: str, timeout_s: float = 30.0, **fields: Any) -> Any:
+    def ask(self, method: str, timeout_s: float = 120.0, **fields: Any) -> Any:
         """Call another method."""
         call = self._channel.unary_unary(
             f"/observer.Observer/{method}",

@@ -273,7 +273,7 @@ def test_clients_need_a_certificate_where_the_address_is_open(site: Site, tmp_pa
     service = site.start("hubble", "--alone", WEIR_HUBBLE="0.0.0.0:0", WEIR_CLUSTER="c1", **tls)
     port = int(service.wait_for("serving Hubble's API", encrypted=True)["port"])
 
-    def nodes_of(identity: Identity | None, timeout_s: float = 10.0) -> list[str]:
+    def nodes_of(identity: Identity | None, timeout_s: float = 120.0) -> list[str]:
         key, chain = (identity.key.read_bytes(), identity.certificate.read_bytes()) if identity else (None, None)
         client = HubbleClient(port, grpc.ssl_channel_credentials(own.certificate.read_bytes(), key, chain))
         try:

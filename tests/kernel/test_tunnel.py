@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from netns import Space, ip, open_socket, run_in, sysctl
+from netns import PATIENCE_S, Space, ip, open_socket, run_in, sysctl
 
 from tests.kernel.rig import FAMILIES, Rig, Seen, both, of
 from tests.kernel.site import VIP, Site
@@ -40,7 +40,7 @@ class Tunnel:
         fcntl.ioctl(made, _TUNSETIFF, struct.pack("16sH22x", b"far0", _IFF_TUN | _IFF_NO_PI))
         return made
 
-    def left(self, family: int, marks: list[bytes], seconds: float = 20) -> list[bytes]:
+    def left(self, family: int, marks: list[bytes], seconds: float = PATIENCE_S) -> list[bytes]:
         """Which of the marks left by it, in order, up to the last one of the list."""
         found: list[bytes] = []
         deadline = time.monotonic() + seconds

@@ -30,7 +30,8 @@ POD_NAMES = {
 SCANNED = range(7000, 7020)
 _TCP_SERVERS = ((WEB, 8080), (API, 8080), (DB, 5432), (OUTSIDE, 443))
 _ANSWER = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nhello\n"
-_TIMEOUT_S = 0.6
+_PATIENCE_S, _MOMENT_S = 6.0, 0.6
+"""For an answer that policy lets through, and for one that it does not."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ ATTEMPTS = (
 )
 
 
+def _patience_s(attempt: Attempt) -> float:
+    return _PATIENCE_S if attempt.allowed else _MOMENT_S
+
+
 class Pods:
     """The namespaces, and servers on threads of this process whose sockets live in them."""
 
@@ -84,15 +89,15 @@ class Pods:
             resolver.bind((self._spaces[OUTSIDE].address(family), 53))
             self._serve(self._serve_udp, OUTSIDE, resolver)
 
-    def attempt(self, attempt: Attempt, family: int) -> bool:
-        """Make the connection and return whether it got an answer."""
+    def attempt(self, attempt: Attempt, family: int, patience_s: float = _MOMENT_S) -> bool:
+        """Make the connection and return whether it got an answer in time."""
         source = self._spaces[attempt.source]
         address = self._spaces[attempt.destination].address(family)
         if attempt.protocol == "icmp":
-            return ping(source, address, _TIMEOUT_S)
+            return ping(source, address, patience_s)
         kind = socket.SOCK_STREAM if attempt.protocol == "tcp" else socket.SOCK_DGRAM
         with open_socket(source, family, kind) as client:
-            client.settimeout(_TIMEOUT_S)
+            client.settimeout(patience_s)
             try:
                 client.connect((address, attempt.port))
                 client.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -106,14 +111,15 @@ class Pods:
             f"{one.why} over IPv{family} {'got through' if answered else 'got no answer'}"
             for one in attempts
             for family in (4, 6)
-            if (answered := self.attempt(one, family)) != one.allowed
+            if (answered := self.attempt(one, family, _patience_s(one))) != one.allowed
         ]
 
     def attempt_at_once(self, attempts: Sequence[Attempt]) -> dict[tuple[Attempt, int], bool]:
         """Make the connections over both families, all at once, and return which got an answer."""
         tried = [(one, family) for one in attempts for family in (4, 6)]
         with ThreadPoolExecutor(len(tried)) as threads:
-            return dict(zip(tried, threads.map(lambda one: self.attempt(*one), tried), strict=True))
+            answered = threads.map(lambda it: self.attempt(it[0], it[1], _patience_s(it[0])), tried)
+            return dict(zip(tried, answered, strict=True))
 
     def scan(self) -> None:
         """Let one pod try many ports of the outside host at once, without waiting for any."""

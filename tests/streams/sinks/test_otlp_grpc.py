@@ -72,7 +72,7 @@ class Server:
     def close(self) -> None:
         self._server.stop(0).wait(60)
 
-    def sink(self, headers: Any = None, timeout_s: float = 5, **options: Any) -> OtlpSink:
+    def sink(self, headers: Any = None, timeout_s: float = 60, **options: Any) -> OtlpSink:
         scheme = "https" if options else "http"
         url = f"{scheme}://127.0.0.1:{self.port}"
         return OtlpSink(url, headers or {}, timeout_s, protocol="grpc", **options)
@@ -174,7 +174,7 @@ def test_the_user_of_the_address_is_preferred_to_a_header_as_by_http(server: Ser
 
     server.answer = answer
     url = f"http://us%20er:p%3Aw@127.0.0.1:{server.start().port}"
-    OtlpSink(url, {"Authorization": "Bearer token"}, 5, protocol="grpc").write(_values())
+    OtlpSink(url, {"Authorization": "Bearer token"}, 60, protocol="grpc").write(_values())
     assert sent == [f"Basic {base64.b64encode(b'us er:p:w').decode()}"]
 
 
