@@ -10,15 +10,16 @@ from click.testing import CliRunner
 
 from tests.attack.__main__ import main
 from tests.attack.classes import ATTACKS
+from tests.attack.loading import SMALLER
 from tests.attack.runner import on_all, report
 from tests.attack.tally import Attack, Tally
-from tests.kernel.rig import SMALL, Rig
+from tests.kernel.rig import SIZES, Rig
 
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    # Floods fill a small table of connections before a slow machine lets the connections that they are about expire.
-    made = Rig(tmp_path_factory.mktemp("rig"), "tcx", sizes=SMALL)
+    # Floods fill small tables before a slow machine lets the entries that they are about expire.
+    made = Rig(tmp_path_factory.mktemp("rig"), "tcx", sizes={**SIZES, **SMALLER})
     yield made
     made.close()
 
