@@ -72,8 +72,9 @@ def test_a_loop_goes_on_and_writes_once_if_a_call_in_its_transaction_never_retur
         if records := transactions.take(1, 0.1):
             transactions.commit([Write(written, None, record.value) for record in records])
 
-    def begin(_patience: int) -> ExactlyOnce:
-        return ExactlyOnce(site.connection, read, [read], secrets.token_hex(8), lambda _: 1 << 42, lambda _: None)
+    def begin(patience: int) -> ExactlyOnce:
+        name = secrets.token_hex(8)
+        return ExactlyOnce(site.connection, read, [read], name, lambda _: 1 << 42, lambda _: None, patience=patience)
 
     loop = LoopThread("copy", begin, step, AlertMetrics(CollectorRegistry()))
     loop.start()
@@ -82,7 +83,7 @@ def test_a_loop_goes_on_and_writes_once_if_a_call_in_its_transaction_never_retur
     found: list[bytes | None] = []
     try:
         assert hanging.wait(PATIENCE_S)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_S
         while len(found) < 3 and time.monotonic() < deadline:
             found += [one.value() for one in reader.consume(10, 0.2)]
         found += [one.value() for one in reader.consume(10, 1)]
