@@ -73,7 +73,6 @@ def _entry(folder: Path, kind: str) -> None:
         ("no search", "sub/two.yaml: cannot be read: Permission denied"),
     ],
 )
-@pytest.mark.timeout(60)
 def test_it_is_named_by_services_and_commands(folder: Path, kind: str, said: str) -> None:
     _entry(folder, kind)
     name, _, why = said.split(": ")
