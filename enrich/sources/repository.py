@@ -270,11 +270,10 @@ def _take(made: Repository, written: Written, kind: str) -> None:
 def _whose(written: Written) -> str | None:
     """Return the namespace that a mistake in an object is about, None if it is not known. A name that is missing may be
     mistyped."""
-    content = written.content if isinstance(written.content, dict) else {}
-    kind = content.get("kind")
+    kind = written.content.get("kind") if isinstance(written.content, dict) else None
     if kind == Namespace.__name__:
         return _metadata(written, "name") or None
-    if kind in _CLUSTER_SCOPED:
+    if isinstance(kind, str) and kind in _CLUSTER_SCOPED:
         return ""
     return _metadata(written, "namespace") or None
 
@@ -288,6 +287,6 @@ def _name(written: Written) -> str:
 
 
 def _metadata(written: Written, field: str) -> str:
-    meta = written.content.get("metadata")
+    meta = written.content.get("metadata") if isinstance(written.content, dict) else None
     found = meta.get(field) if isinstance(meta, dict) else None
     return found if isinstance(found, str) else ""

@@ -97,6 +97,9 @@ def test_only_the_findings_of_a_namespace(namespace: str, code: int, said: str) 
         (POLICY.replace("podSelector", "podSelektor") % "web", 0),
         (POLICY.replace("namespace", "namspace") % "web", 1),
         (POLICY.replace("NetworkPolicy", "NetworkPolicies") % "web", 0),
+        ("apiVersion: v1\nkind: [Pod]\nmetadata: {namespace: shop}\n", 0),
+        ("- apiVersion: v1\n", 1),
+        ("7", 0),
         ("a: [", 2),
     ],
 )
