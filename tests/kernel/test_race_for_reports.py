@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from netns import Space, open_socket, run_in
+from netns import Space, ip, open_socket, run_in
 
 import bpf as sources
 from enrich.wire.batch import Verdict
@@ -86,6 +86,8 @@ def _is_judged(rig: Rig, pod: Space, packets: int) -> bool:
 def test_no_report_mixes_two_connections(slow: Rig) -> None:
     """Each connection is one packet, whose length says which sender it is of."""
     pod = both(slow, "a/pod", 1)
+    # The node would answer that there is no way to these addresses, and such an answer is a connection of its own.
+    ip(slow.node, "route add blackhole 10.244.9.0/24")
     slow.apply()
     first = slow.ring.next_number
     sizes = {"10.244.9.1": 100, "10.244.9.2": 200, "10.244.9.3": 300}
