@@ -16,12 +16,14 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from enrich.history.advice.suggestion import Suggestion
 from enrich.history.comparing import AFTER_NS, BEFORE_NS
 from enrich.history.stand_ins import EVERYWHERE
 from enrich.history.timeline import Scope, Timeline
 from enrich.model import NetworkPolicy, Policy
 from enrich.wire.flow import Flow
 from streams.cli.explain_past import intervals_of, nanoseconds, of_record
+from streams.cli.explain_text import suggestion_yaml
 from streams.cli.past import load_past
 from streams.cli.past_answers import past_lines
 from streams.cli.policy_yaml import policy_yaml
@@ -171,17 +173,24 @@ class PastQuestions:
                 at_ns = nanoseconds(flow.timestamp)
                 past = load_past(connection, topics, flow.cluster, at_ns, EVERYWHERE, _MAX_MEMORY)
                 intervals = intervals_of(connection, topics.endpoints.name, past.timeline.cluster)
-            found = of_record(past, intervals, flow)
+            found = of_record(past, intervals, flow, suggest=flow.disposition != "allow")
         except ReadError as error:
             is_limit = isinstance(error, ReadingLimitError | JournalSizeError)
             hint = ": weir explain may take more" if is_limit else ""
             answer["why"] = f"What policies said then is not known: {error}{hint}"
             return answer
+        if found.suggestion is not msgspec.UNSET:
+            answer["suggestion"] = _shown_suggestion(found.suggestion)
+            found = msgspec.structs.replace(found, suggestion=msgspec.UNSET)
         answer["lines"] = [[depth, style, text] for depth, style, text in past_lines(found)]
         answer["then"] = found.then.verdict
         sees_all = decided(lambda: viewer.may_see(ALL_NAMESPACES))
         answer["policies"] = list(_named_policies(past.timeline, at_ns, flow, sees_all=sees_all))
         return answer
+
+
+def _shown_suggestion(found: Suggestion) -> dict[str, Any]:
+    return {"text": found.text, "notes": found.notes, "yaml": suggestion_yaml(found)}
 
 
 def _named_policies(timeline: Timeline, at_ns: int, flow: Flow, *, sees_all: bool) -> Iterator[dict[str, str]]:

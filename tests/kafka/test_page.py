@@ -15,11 +15,12 @@ from typing import Any
 import msgspec
 import orjson
 import pytest
+import yaml
 from confluent_kafka import Producer
 from playwright.sync_api import Browser, Page, expect
 
 from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_interval
-from enrich.wire.flow import NamedPolicy
+from enrich.wire.flow import Flow, NamedPolicy
 from enrich.wire.tally import KernelTally, NodeState, Tally
 from streams.cli.custody_sums import Finished, TallyRecord
 from streams.kafka.topics import prepare_topics
@@ -148,26 +149,33 @@ def test_a_mistake_is_said_at_its_field(pages: Pages, address: str, where: str, 
     assert all("400" in error for error in tab.errors)
 
 
-def test_a_record_opens_with_why(pages: Pages) -> None:
-    """The policies of the record's time are asked, not those of today."""
+def send_denied(pages: Pages, number: int, port: int) -> Flow:
+    """Write a record of a time when the policy of db let nobody in. Today it lets web in, by 5432."""
     end = {"workload_kind": "Deployment"}
     when = datetime.fromtimestamp(at(500) / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%S.000000000Z")
     flow = make_flow(
-        900_000, disposition="deny", reason="default_deny", policies=(), timestamp=when, last_timestamp=when,
+        number, disposition="deny", reason="default_deny", policies=(), timestamp=when, last_timestamp=when,
         isolated_by=(NamedPolicy(kind="NetworkPolicy", namespace="shop", name="db"),), cluster=CLUSTER,
         src=msgspec.structs.replace(make_end("shop", "web-1"), pod_uid="web", workload_name="web", **end),
         dest=msgspec.structs.replace(make_end("shop", "db-1"), pod_uid="db", workload_name="db", **end),
     )  # fmt: skip
-    connection = msgspec.structs.replace(flow.connection, src_ip="10.0.0.1", dest_ip="10.0.0.2", dest_port=5432)
+    connection = msgspec.structs.replace(flow.connection, src_ip="10.0.0.1", dest_ip="10.0.0.2", dest_port=port)
     value = msgspec.json.encode(msgspec.structs.replace(flow, connection=connection))
     pages.producer.produce(pages.topics.flows.name, value, b"shop/db-1", timestamp=at(500) // 1_000_000)
     assert pages.producer.flush(120) == 0
+    return flow
+
+
+def test_a_record_opens_with_why(pages: Pages) -> None:
+    """The policies of the record's time are asked, not those of today."""
+    flow = send_denied(pages, 900_000, 5432)
     tab = pages.open(f"?id={flow.id}")
     page = tab.page
     shown(page, flow.id).click()
     panel = page.locator("#detail")
     expect(panel.locator(".explained")).to_contain_text("record r1-900000: deny")
     expect(panel.locator(".explained")).to_contain_text("today it would be allowed")
+    expect(panel.locator(".suggestion")).to_contain_text("nothing needs to be added")
     expect(panel).to_contain_text("Deployment/db")
     expect(panel.locator(".command")).to_contain_text(f"weir explain '{flow.id}' --since")
     panel.get_by_text("The whole record").click()
@@ -177,6 +185,23 @@ def test_a_record_opens_with_why(pages: Pages) -> None:
     page.keyboard.press("Escape")
     expect(panel).to_be_hidden()
     expect(shown(page, flow.id).get_by_role("button")).to_be_focused()
+    close(tab)
+
+
+def test_a_denied_record_says_what_would_allow_it(pages: Pages) -> None:
+    flow = send_denied(pages, 900_001, 9187)
+    tab = pages.open(f"?id={flow.id}")
+    shown(tab.page, flow.id).click()
+    part = tab.page.locator("#detail .suggestion")
+    expect(part).to_contain_text("this NetworkPolicy would allow it")
+    made = yaml.safe_load(part.get_by_label("YAML").inner_text())
+    assert made["spec"] == {
+        "podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}],
+                     "ports": [{"protocol": "TCP", "port": 9187}]}],
+    }  # fmt: skip
+    expect(part.get_by_role("button", name="Copy")).to_be_visible()
+    assert tab.violations() == []
     close(tab)
 
 

@@ -13,6 +13,10 @@ const commandOf = ({ id, timestamp }) => /^[\w.:-]+$/.test(id) && /^[\w.:+-]+$/.
     el("pre", { class: "command", tabindex: "0" }, `weir explain '${id}' --since ${timestamp}`)]
   : [];
 
+/** The rule that is missing, if something would allow what was denied. */
+const suggestionPart = ({ text, notes, yaml }) => el("section", { class: "card suggestion" }, el("h3", {}, "What would allow it today"),
+  el("p", {}, plain(text)), ...notes.map((note) => el("p", { class: "note" }, plain(note))), yaml ? yamlPart(yaml) : null);
+
 export function startDetail({ filter, closed }) {
   let asking = null;
   const panel = startPanel("record", () => {
@@ -58,7 +62,7 @@ export function startDetail({ filter, closed }) {
       const found = await get(`/api/explain?${new URLSearchParams({ id: flow.id, at: flow.timestamp })}`, { signal });
       const lines = found.lines.map(([depth, style, text]) => el("p", { class: `depth-${Math.min(depth, 6)} ${["bold", "dim", "yellow", "green", "red"].includes(style) ? style : ""}` }, plain(text)));
       fill(explained, ...(lines.length ? lines : [el("p", { class: "note" }, plain(found.why))]));
-      fill(policies, ...found.policies.map(({ name, yaml, note }) => el("details", { class: "card" },
+      fill(policies, found.suggestion ? suggestionPart(found.suggestion) : null, ...found.policies.map(({ name, yaml, note }) => el("details", { class: "card" },
         el("summary", {}, "Policy ", el("span", { class: "mono" }, plain(name)), ", as it was then"),
         note ? el("p", { class: "note" }, plain(note)) : null, yaml ? yamlPart(yaml) : note ? null : noYaml())));
     } catch (error) {

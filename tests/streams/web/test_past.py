@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any
 
@@ -9,9 +10,12 @@ import msgspec
 import pytest
 import yaml
 
+from enrich.history.stand_ins import Known
 from enrich.history.timeline import Timeline
+from enrich.wire.address_interval import AddressInterval
 from enrich.wire.flow import NamedPolicy
 from enrich.wire.journal import JournalEntry
+from streams.cli.past import Past
 from streams.journal.reading import within_memory
 from streams.observing.record_search import Found
 from streams.settings import Settings
@@ -19,8 +23,8 @@ from streams.web import past
 from streams.web.past import PastQuestions, _named_policies
 from streams.web.viewers import Everybody
 from tests.enrich.history.advice.policies import cluster_policy
-from tests.enrich.history.journals import CLUSTER, at, begin, entry, policy
-from tests.streams.web.records import make_flow
+from tests.enrich.history.journals import CLUSTER, at, begin, entry, namespace, node, policy
+from tests.streams.web.records import make_end, make_flow
 
 
 def test_a_journal_that_does_not_fit_is_said_in_place_of_an_explanation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +46,45 @@ def test_a_journal_that_does_not_fit_is_said_in_place_of_an_explanation(monkeypa
     assert "more versions than fit in memory (192 MiB)" in answer["why"]
     assert answer["why"].endswith(": weir explain may take more")
     assert read < 16 << 20
+
+
+class Reader(Everybody):
+    """May see one namespace."""
+
+    def may_see(self, namespace: str) -> bool:
+        return namespace == "shop"
+
+
+@pytest.mark.parametrize("other", ["shop", "bank"])
+def test_what_would_allow_it_is_said_to_who_may_see_both_ends(monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    """A rule names labels of both ends."""
+    ends = [make_end("shop", "web-0"), make_end(other, "api-0")]
+    intervals = [
+        AddressInterval(
+            cluster=CLUSTER, node="n1", ip=ip, uid=end.pod_name, namespace=end.namespace, pod=end.pod_name,
+            first=at(1), start=at(1), labels=dict(end.labels or {}),
+        )
+        for ip, end in zip(("10.0.0.10", "10.0.0.20"), ends, strict=True)
+    ]  # fmt: skip
+    closed = policy("closed", {"podSelector": {}, "policyTypes": ["Ingress"]}, other)
+    states = (namespace("shop"), namespace("bank"), node("n1", "192.168.0.1"), closed)
+    timeline = Timeline(CLUSTER, [begin(), *(entry(one, 0) for one in states)])
+    when = datetime.fromtimestamp(at(500) / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    isolating = (named("NetworkPolicy", other, "closed"),)
+    flow = make_flow(1, "shop", other, disposition="deny", reason="default_deny", policies=(), isolated_by=isolating,
+                     timestamp=when, cluster=CLUSTER)  # fmt: skip
+    monkeypatch.setattr(past, "find_record", lambda *_: Found(flow, b""))
+    monkeypatch.setattr(past, "load_past", lambda *_: Past(timeline, Known(timeline.profiles)))
+    monkeypatch.setattr(past, "intervals_of", lambda *_: intervals)
+    questions = PastQuestions(Settings(), lambda: {"bootstrap.servers": ""})
+    whole = questions.explanation(flow.id, flow.timestamp, Everybody())
+    suggestion = whole["suggestion"]
+    assert suggestion["text"] == "this NetworkPolicy would allow it"
+    assert yaml.safe_load(suggestion["yaml"])["spec"]["podSelector"] == {"matchLabels": {"app": "api"}}
+    assert not any("apiVersion" in text for _, _, text in whole["lines"]), "it is shown once"
+    found = questions.explanation(flow.id, flow.timestamp, Reader())
+    assert found.get("suggestion") == (suggestion if other == "shop" else None)
+    assert ("you may see one of them only" in found["why"]) == (other == "bank")
 
 
 SPEC = {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"]}
