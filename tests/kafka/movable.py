@@ -1,9 +1,9 @@
 """A Kafka that can be stopped, frozen, and moved to another address, behind a bootstrap address that stays.
 
-Kafka 4.3.1 may lose a transaction if it moves in the middle of its commit: when it starts, it sends the missing markers
-to the address that it had, gives up after 12 s, and notes the transaction as complete. From then on nobody can read the
-offsets of the transaction's group, for ever, and only an administrator can end that. So it is stopped between two
-transactions wherever it may move afterwards. A broker that starts again where it was sends its markers.
+Kafka 4.3.1 may lose a transaction if its only broker is killed in the middle of a commit: when the broker starts again,
+it notes the transaction as complete although it could not send all markers, neither to the address that it had nor to
+its own while that was not open yet. From then on nobody can read the offsets of the transaction's group, for ever, and
+only an administrator can end that. So this broker is stopped and killed between two transactions.
 """
 
 from __future__ import annotations
@@ -41,14 +41,11 @@ class MovableBroker:
     def stop(self) -> None:
         """Kill the broker; its data stays."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+            self._freeze()
+        self._kill()
 
     def move(self) -> None:
         """Start the broker again at an address of its own, at which it never was before."""
-        if self._process is not None:
-            self._freeze()
         self.stop()
         self._port = free_port()
         self.start()
@@ -81,7 +78,13 @@ class MovableBroker:
     def close(self) -> None:
         """Stop everything."""
         self._listener.close()
-        self.stop()
+        self._kill()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
