@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import click
 import structlog
@@ -23,6 +24,7 @@ from probe.node.netlink import NetworkError, NodeNetwork
 from probe.service import MODES, serve
 from probe.settings import Settings
 
+EXIT_CODES: Final = "Exit codes: 0 stopped, 2 bad settings or input, 3 cannot run here, 4 runs already"
 log = structlog.get_logger("kubeweir.probe")
 
 
@@ -78,7 +80,7 @@ def _is_bpffs(path: Path) -> bool:
 class _Command(click.Group):
     def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write("\nSettings, from the environment [default]:\n" + describe(Settings) + "\n")
-        formatter.write("\nExit codes: 0 stopped, 2 bad settings or input, 3 cannot run here, 4 runs already\n")
+        formatter.write(f"\n{EXIT_CODES}\n")
 
 
 @click.group(cls=_Command, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})

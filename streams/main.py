@@ -35,7 +35,7 @@ PORTS: Final = {role: number for number, role in enumerate(ROLES)} | {"web": _PA
 """All roles, each with how far its metrics port is from that of the role enrich."""
 _PR_SET_PDEATHSIG: Final = 1
 
-_EXIT_CODES: Final = """\
+EXIT_CODES: Final = """\
 \b
 Exit codes:
   0  stopped by SIGTERM or SIGINT
@@ -49,7 +49,7 @@ Exit codes:
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=f"\b\nSettings, from the environment:\n{describe(Settings)}\n\n{_EXIT_CODES}",
+    epilog=f"\b\nSettings, from the environment:\n{describe(Settings)}\n\n{EXIT_CODES}",
 )
 @click.argument("roles", nargs=-1, type=click.Choice(tuple(PORTS)), metavar="[ROLE]...")
 @click.option("--alone", is_flag=True, help="Run one ROLE in this process, unsupervised: another service restarts it.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -35,6 +36,8 @@ _MODULES: Final = {
 }
 """The commands, by their names, and the modules of this package that have them, under the same name. Only the one that
 is asked for is imported: all together take longer than most of them run."""
+_PLUGIN: Final = "kubectl-weir"
+"""The name under which kubectl finds the command: `kubectl weir` runs `kubectl-weir`."""
 
 
 class _Commands(click.Group):
@@ -94,9 +97,15 @@ def completion(shell: str) -> None:
     click.echo(found(command, {}, "weir", "_WEIR_COMPLETE").source())
 
 
+def called() -> str:
+    """Return what somebody types to run this program: `weir`, or `kubectl weir` if kubectl runs it as its plugin."""
+    return _PLUGIN.replace("-", " ") if Path(sys.argv[0]).stem == _PLUGIN else "weir"
+
+
 def main() -> None:
     """Run the console script."""
-    run_console("weir", command)
+    name = called()
+    run_console(name, lambda: command(prog_name=name, complete_var="_WEIR_COMPLETE"))
 
 
 if __name__ == "__main__":

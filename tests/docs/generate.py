@@ -1,6 +1,7 @@
 """Makes the pages that are generated: ``docs/settings.md`` from the settings classes, ``docs/metrics.md`` from the
-registries, ``docs/kafka-acls.md`` and ``deploy/kafka`` from the list of rights, and what the Helm chart takes from
-elsewhere. ``python -m tests.docs.generate`` (``make docs``) writes them; ``--check`` says which are not current.
+registries, ``docs/kafka-acls.md`` and ``deploy/kafka`` from the list of rights, the manual pages in ``deploy/man``, and
+what the Helm chart takes from elsewhere. ``python -m tests.docs.generate`` (``make docs``) writes them; ``--check``
+says which are not current.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from streams.metrics.progress import (
 )
 from streams.metrics.roles import AlertMetrics, EnrichMetrics, SinkMetrics
 from streams.metrics.web import WebMetrics
-from tests.docs import chart, kafka_rights
+from tests.docs import chart, kafka_rights, man
 from tests.docs.pages import ROOT
 from tests.docs.worry import KERNEL_EVENTS, WORRY
 from tests.kafka.hubble_flows import FLAGS
@@ -303,6 +304,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "deploy/kafka/users.yaml": kafka_rights.users_manifest,
     "deploy/kafka/acls.sh": kafka_rights.acl_script,
     **chart.files(settings_variables()),
+    **man.files(),
 }
 """Path to what makes the page or file."""
 

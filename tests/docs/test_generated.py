@@ -7,7 +7,7 @@ import re
 import pytest
 
 from probe.kernel.layout import Counter
-from tests.docs import chart
+from tests.docs import chart, man
 from tests.docs.generate import PAGES, families, metric_names, stale
 from tests.docs.pages import ROOT, Page, pages
 from tests.docs.worry import KERNEL_EVENTS, WORRY
@@ -18,7 +18,7 @@ _METRIC = re.compile(r"\bkubeweir_(?:probe|streams)_[a-z_]+|\bkubeweir_ready\b")
 def test_the_generated_pages_are_current() -> None:
     assert stale() == [], "run `make docs`"
     files = {f"deploy/kafka/{name}" for name in ("acls.sh", "topics.yaml", "users.yaml")}
-    files |= set(chart.files(set()))
+    files |= set(chart.files(set())) | set(man.files())
     assert set(PAGES) == {"docs/settings.md", "docs/metrics.md", "docs/kafka-acls.md", "docs/hubble-flags.md"} | files
 
 
