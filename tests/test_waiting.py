@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from tests.kafka import site
-from tests.waiting import described, until
+from tests.waiting import described, freeze, is_frozen, until
 
 
 def never() -> bool:
@@ -31,3 +35,29 @@ def test_a_condition_of_any_form_is_described() -> None:
 def test_there_is_a_look_after_the_last_pause() -> None:
     answers = iter((False, True))
     site.until(lambda: next(answers), "it", 0.02)
+
+
+_COUNTING = """
+import itertools, threading
+def count():
+    for number in itertools.count():
+        if number % 1000 == 0:
+            print(number, flush=True)
+for _ in range(4):
+    threading.Thread(target=count, daemon=True).start()
+threading.Event().wait()
+"""
+
+
+def test_a_frozen_process_does_nothing_more_in_any_thread() -> None:
+    with subprocess.Popen([sys.executable, "-c", _COUNTING], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert not is_frozen(process.pid)
+            freeze(process.pid)
+            assert is_frozen(process.pid)
+            process.send_signal(signal.SIGCONT)
+            until(lambda: not is_frozen(process.pid))
+        finally:
+            process.kill()

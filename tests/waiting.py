@@ -6,10 +6,14 @@ between two looks grows with the time waited: at first a test loses a moment, la
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
 import reprlib
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 _VALUES: Final = reprlib.Repr()
@@ -32,6 +36,22 @@ def until(true: Callable[[], object], seconds: float = 240) -> None:
 def pause(started: float, least_s: float) -> None:
     """Sleep between two looks of a wait that began at ``started``, by the steady clock."""
     time.sleep(min(max(least_s, _GROWTH * (time.monotonic() - started)), _LONGEST_PAUSE_S))
+
+
+def freeze(pid: int) -> None:
+    """Stop a process, and wait until none of its threads runs: SIGSTOP takes effect a moment after ``kill``."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: is_frozen(pid))
+
+
+def is_frozen(pid: int) -> bool:
+    """Return whether each thread of a process is stopped, or has ended."""
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        # A thread may end between the two looks.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if stat.read_text().rpartition(")")[2].split()[0] not in "TtZX":
+                return False
+    return True
 
 
 def described(condition: Callable[[], object]) -> str:

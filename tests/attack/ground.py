@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from netns import Space, open_socket
+from netns import PATIENCE_S, Space, open_socket
 
 from tests.attack import pace
 from tests.attack.tally import Tally
@@ -48,7 +48,15 @@ class Ground:
         return Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
 
     def patience(self, seconds: float) -> float:
-        """Return how long to wait on this machine for what arrives within ``seconds`` on an idle one."""
+        """Return how long to wait for what must arrive, and does within ``seconds`` on an idle machine.
+
+        Its pace was measured before the class began, and may be another one now. Only what is lost is waited for so
+        long.
+        """
+        return max(PATIENCE_S, self.stretched(seconds))
+
+    def stretched(self, seconds: float) -> float:
+        """Return how long on this machine is what takes ``seconds`` on an idle one."""
         return seconds * self._pace
 
     def site(self, wiring: Wiring) -> Site:

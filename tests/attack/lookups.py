@@ -53,7 +53,7 @@ def lookups(ground: Ground) -> Iterator[Tally]:
                 ]
                 stack.enter_context(_flood(rig, ground.wire(attacker), attacker, client, family))
                 forget_entries(rig)
-                lost = _unheard(pairs, ground.patience(_HEARD_S))
+                lost = _unheard(pairs, ground.stretched(_HEARD_S))
             yield Tally(1, min(lost, 1), len(pairs), lost)
 
 

@@ -27,6 +27,7 @@ from tests.attachments import attach, remember_if_failing
 from tests.kafka.broker import start_broker, wait_until_it_answers
 from tests.kafka.site import PATIENCE_S, until
 from tests.pages import page_of
+from tests.waiting import freeze
 from tests.whole_lines import whole_lines
 
 OPEN, CLOSED = 10_000, 9
@@ -90,7 +91,7 @@ class Broker:
     def frozen(self) -> Iterator[None]:
         """Freeze the broker: connections stay open, and nothing answers."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self._process.pid)
         try:
             yield
         finally:

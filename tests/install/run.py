@@ -120,7 +120,7 @@ class Run:
 
         def look() -> str:
             assert self.real.connects(client, addresses(web)[0])
-            assert not self.real.connects(stranger, addresses(web)[0])
+            assert self.real.gets_no_answer(stranger, addresses(web)[0])
             return self.shell(command)
 
         def named(text: str) -> bool:

@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient
 from tests.attachments import attach
 from tests.kafka.broker import IMPATIENT, PATIENCE_S, PROGRAM
 from tests.kafka.reassignment import reassign
+from tests.waiting import freeze
 
 NUMBERS = (1, 2, 3)
 
@@ -68,7 +69,7 @@ class BrokerCluster:
     def freeze(self, *numbers: int) -> None:
         """Let brokers do nothing; their connections stay open."""
         for number in numbers:
-            self._running[number].send_signal(signal.SIGSTOP)
+            freeze(self._running[number].pid)
             self._frozen.add(number)
 
     def thaw(self) -> None:

@@ -20,7 +20,7 @@ from ports import free_port
 
 from tests.kafka.broker import start_broker, wait_until_it_answers
 from tests.kafka.transaction_log import open_transactions
-from tests.waiting import until
+from tests.waiting import freeze, until
 
 
 class MovableBroker:
@@ -66,7 +66,7 @@ class MovableBroker:
         assert process is not None
 
         def is_between() -> bool:
-            process.send_signal(signal.SIGSTOP)
+            freeze(process.pid)
             # Only of a process that is stopped: the next transaction may begin at any time.
             if not open_transactions(self._folder / "broker" / "data"):
                 return True

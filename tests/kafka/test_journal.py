@@ -21,6 +21,7 @@ from enrich.wire.topics import topics
 from streams.journal.reading import read_journal
 from streams.kafka.connection import NoTopicError
 from tests.kafka.site import Service, Site, until
+from tests.waiting import freeze
 
 pytestmark = pytest.mark.kafka
 _POLICY = """\
@@ -229,7 +230,7 @@ def test_of_two_writers_one_writes_and_a_frozen_one_is_fenced(folder: Folder) ->
     folder.until_port(2)
     frozen = until(lambda: next((one for one in (first, second) if is_writer(one)), None), "a writer")
     other = second if frozen is first else first
-    frozen.process.send_signal(signal.SIGSTOP)
+    freeze(frozen.process.pid)
     folder.policy(3)
     entries = folder.until_port(3)
     assert until(lambda: is_writer(other), "the other one writes")

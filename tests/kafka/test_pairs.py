@@ -17,6 +17,7 @@ from enrich.wire.topics import topics
 from streams.cli.pairs_reading import read_pairs
 from tests.kafka.batches import make_batch, make_header, make_rows
 from tests.kafka.site import Service, Site, until
+from tests.waiting import freeze
 
 pytestmark = pytest.mark.kafka
 
@@ -136,7 +137,7 @@ def test_a_worker_that_wakes_up_after_another_took_over_counts_nothing_twice(sit
     frozen = site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="3")
     send(site, range(40))
     until(lambda: offsets(site, "enrich") == 40, "the commits")
-    frozen.process.send_signal(signal.SIGSTOP)
+    freeze(frozen.process.pid)
     try:
         second = site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="1")
         send(site, range(40, 80))

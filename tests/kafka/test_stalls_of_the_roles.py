@@ -29,6 +29,7 @@ from tests.kafka.site import Site, ids_of, make_again, until
 from tests.pages import page_of
 from tests.services.queries import RULES
 from tests.services.test_prometheus import Prometheus
+from tests.waiting import is_frozen
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
@@ -73,6 +74,7 @@ class Roles:
         """Stop the process of a role meanwhile. A failing test must not leave it so: only SIGKILL would end it."""
         pid = self.signal(role, signal.SIGSTOP)
         try:
+            until(lambda: is_frozen(pid), f"{role} is stopped")
             yield
         finally:
             os.kill(pid, signal.SIGCONT)

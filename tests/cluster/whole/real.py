@@ -21,6 +21,8 @@ HOST, HOST_6 = "10.99.0.1", "fd99::1"
 TIMEOUT_S = 600
 """Only a failing test waits so long: on a busy machine, each step takes ten times as long as on an idle one."""
 ROLLOUT_S = 1200
+_PATIENCE_S, _MOMENT_S = 60, 1
+"""How long a connection is waited for: one that must be allowed, and one that must be denied."""
 AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.56"
 NAMESPACE, SYSTEM = "shop", "kubeweir"
 PORT = 8080
@@ -141,10 +143,28 @@ class Real:
 
     # --- traffic
 
-    def connects(
-        self, client: dict[str, Any], address: str, port: int = PORT, protocol: str = "tcp", *, may_refuse: bool = False
+    def connects(self, client: dict[str, Any], address: str, port: int = PORT) -> bool:
+        """Return whether a TCP connection from a pod is established, by the first SYN or by a later one.
+
+        For what must be allowed: only a failure takes all the patience. Ask :meth:`gets_no_answer` about what must not.
+        """
+        return self._connects(client, address, _PATIENCE_S, port=port)
+
+    def gets_no_answer(self, client: dict[str, Any], address: str, port: int = PORT, protocol: str = "tcp") -> bool:
+        """Return whether a moment passes and no connection from a pod is established, as policy denies it."""
+        return not self._connects(client, address, _MOMENT_S, port=port, protocol=protocol)
+
+    def _connects(
+        self,
+        client: dict[str, Any],
+        address: str,
+        seconds: int,
+        *,
+        port: int = PORT,
+        protocol: str = "tcp",
+        may_refuse: bool = False,
     ) -> bool:
-        """Return whether a connection from a pod is established. Any failure but a timeout fails the test.
+        """Return whether a connection is established in so many seconds. Any failure but a timeout fails the test.
 
         With ``may_refuse``, a refusal counts as not established: kube-proxy refuses while it does not know a Service's
         backends.
@@ -153,9 +173,9 @@ class Real:
         done = subprocess.run(
             [
                 self._kubectl, "-n", NAMESPACE, "exec", client["metadata"]["name"], "-c", "main", "--", "/agnhost",
-                "connect", target, f"--protocol={protocol}", "--timeout=1s",
+                "connect", target, f"--protocol={protocol}", f"--timeout={seconds}s",
             ],
-            env=self.environment, capture_output=True, text=True, check=False, timeout=240,
+            env=self.environment, capture_output=True, text=True, check=False, timeout=240 + seconds,
         )  # fmt: skip
         assert done.returncode == 0 or may_refuse or "TIMEOUT" in done.stdout + done.stderr, done.stdout + done.stderr
         return done.returncode == 0
@@ -163,12 +183,14 @@ class Real:
     def opens(self, client: dict[str, Any], address: str, **more: Any) -> None:
         """Wait until a connection is allowed: a policy is in force only after a moment."""
         name = client["metadata"]["name"]
-        until(f"{name} to {address} allowed", lambda: self.connects(client, address, may_refuse=True, **more))
+        until(
+            f"{name} to {address} allowed", lambda: self._connects(client, address, _MOMENT_S, may_refuse=True, **more)
+        )
 
     def closes(self, client: dict[str, Any], address: str, **more: Any) -> None:
         """Wait until a connection is denied."""
         name = client["metadata"]["name"]
-        until(f"{name} to {address} denied", lambda: not self.connects(client, address, **more))
+        until(f"{name} to {address} denied", lambda: self.gets_no_answer(client, address, **more))
 
     def on(self, node: str, *words: object, stdin: str | None = None) -> str:
         """Run a command on a node and return its output."""
