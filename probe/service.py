@@ -22,8 +22,8 @@ from enrich.runtime.process import Exit, StopServiceError, only_instance, stop_o
 from enrich.runtime.watching import SourceCollector, kept_notes
 from enrich.sources.client import Client
 from enrich.sources.factory import make_source
+from enrich.sources.metrics_guard import metrics_guard
 from enrich.sources.source import Source, SourceError
-from enrich.sources.token_review import metrics_guard
 from enrich.wire.topics import topics
 from probe.agent import Agent
 from probe.cluster_id import find_cluster_id, other_cluster

@@ -21,7 +21,7 @@ from enrich.runtime.dead_threads import dead_thread, end_on_dead_threads
 from enrich.runtime.process import Exit, StopRequest, StopServiceError, configure_logs, fail, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.version import version_text
-from enrich.sources.token_review import metrics_guard
+from enrich.sources.metrics_guard import metrics_guard
 from streams.roles.ending import begin_again, ending_surely, let_signals_end
 from streams.roles.role_page import role_page
 from streams.roles.supervisor import SUPERVISED, supervise

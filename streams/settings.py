@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from enrich.history.profile import LEFT_OUT
+from enrich.history.left_out import LEFT_OUT
 from enrich.runtime.secure_port import MetricsSettings
 from enrich.runtime.settings import setting
 from enrich.wire.topics import JOURNAL_DAYS, MAX_PARTITIONS, PAIRS_DAYS, Topics, topics
-from streams.metrics.verdicts import VerdictsBy
+from streams.metrics.label_values import VerdictsBy
 
 EVERY_CLUSTER: Final = "*"
 """The value of WEIR_CLUSTER with which a sink takes every cluster's records."""

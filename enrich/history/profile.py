@@ -20,22 +20,11 @@ from typing import Final
 
 import msgspec
 
+from enrich.history.left_out import LEFT_OUT as LEFT_OUT  # noqa: PLC0414 - modules import it from here
 from enrich.model import NamedPort, Owner, Pod, Protocol
 from enrich.wire.journal import ContainerPort, Profile
 from enrich.wire.journal import number_of as number_of  # noqa: PLC0414 - modules import it from here
 
-LEFT_OUT: Final = (
-    "apps.kubernetes.io/pod-index",
-    "batch.kubernetes.io/*",
-    "controller-revision-hash",
-    "controller-uid",
-    "job-name",
-    "pod-template-generation",
-    "pod-template-hash",
-    "statefulset.kubernetes.io/pod-name",
-)
-"""The labels that no profile has, by default. A ``*`` at the end stands for any rest. A profile that was made so does
-not say so; therefore this list never changes. Another default would need a form of profiles of its own."""
 _STANDARD: Final = frozenset(LEFT_OUT)
 PORT_PROTOCOLS: Final = frozenset(map(int, Protocol))
 """The protocols whose ports policies name, by IANA number."""

@@ -13,8 +13,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from enrich.runtime.secure_port import Guard, MetricsSettings
-from enrich.runtime.token_gate import ALLOWED, FORBIDDEN, UNAUTHENTICATED, UNKNOWN, Review, TokenGate
+from enrich.runtime.token_gate import ALLOWED, FORBIDDEN, UNAUTHENTICATED, UNKNOWN, Review
 from enrich.sources.client import AnswerError, Client
 from enrich.sources.source import SourceError
 
@@ -32,23 +31,14 @@ _USER_S: Final = 10.0
 _MAX_USERS: Final = 256
 
 
-def metrics_guard(settings: MetricsSettings, connect: Callable[[], Client] | None = None) -> Guard | None:
-    """Return what guards the metrics port by these settings, None if nothing does. Raises SettingsError."""
-    settings.check_metrics()
-    if settings.metrics_certificate is None or settings.metrics_key is None:
-        return None
-    gate = TokenGate(reviewer(connect or _connected)) if settings.metrics_auth == "kubernetes" else None
-    return Guard(settings.metrics_certificate, settings.metrics_key, gate)
-
-
-def reviewer(connect: Callable[[], Client]) -> Review:
+def reviewer(connect: Callable[[], Client] | None = None) -> Review:
     """Return a function that asks the API server whether the bearer of a token may read a page of the metrics port. It
     connects at the first question."""
 
     def attributes(path: str) -> dict[str, Any]:
         return {"nonResourceAttributes": {"path": path, "verb": "get"}}
 
-    return _reviewer(connect, attributes, "the metrics port")
+    return _reviewer(connect or _connected, attributes, "the metrics port")
 
 
 def flows_reviewer(connect: Callable[[], Client] | None = None) -> Review:

@@ -7,8 +7,11 @@ are, and all later ones share one value, which no object of Kubernetes and no re
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
+VerdictsBy = Literal["none", "namespace", "workload"]
+"""The labels of the subject that verdicts are counted by, beside what was decided. ``workload`` has the label of the
+namespace too."""
 OTHER: Final = "_other"
 """What stands for every value over the limit."""
 

@@ -15,10 +15,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from enrich.wire.cuts import KINDS, LIMIT, Cut
-from streams.metrics.label_values import LabelValues
+from streams.metrics.label_values import LabelValues, VerdictsBy
 from streams.metrics.pairs import PairMetrics
 from streams.metrics.progress import ProgressMetrics
-from streams.metrics.verdicts import VerdictCounter, VerdictsBy
+from streams.metrics.verdicts import VerdictCounter
 
 DEAD_LETTER_REASONS: Final = (
     "no_value", "no_header", "bad_header", "unknown_version", "wrong_length", "wrong_node",

@@ -6,7 +6,7 @@ the first ``limit`` ones get their own (:mod:`streams.metrics.label_values`).
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import prometheus_client
@@ -15,10 +15,8 @@ from prometheus_client import CollectorRegistry
 from enrich.render.interning import Int64Array, InternMap, InternTable
 from enrich.render.template import Template
 from enrich.wire.flow import End
-from streams.metrics.label_values import LabelValues
+from streams.metrics.label_values import LabelValues, VerdictsBy
 
-VerdictsBy = Literal["none", "namespace", "workload"]
-"""The labels of the subject beside what was decided. ``workload`` has the label of the namespace too."""
 _LABELS: Final[dict[VerdictsBy, tuple[str, ...]]] = {
     "none": (),
     "namespace": ("namespace",),

@@ -30,8 +30,8 @@ from enrich.runtime.health import Check, HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.watching import export_watch, watch_problem
 from enrich.sources.factory import make_source
+from enrich.sources.metrics_guard import metrics_guard
 from enrich.sources.source import Source, SourceError
-from enrich.sources.token_review import metrics_guard
 from streams.kafka.followed import Followed
 from streams.kafka.lag import LagMonitor
 from streams.kafka.producer import RecordProducer

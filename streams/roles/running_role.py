@@ -13,7 +13,7 @@ from enrich.diagnosis.watch import Diagnosis
 from enrich.runtime.credentials import registry_with_credentials
 from enrich.runtime.health import Check, HealthServer
 from enrich.runtime.process import Exit
-from enrich.sources.token_review import metrics_guard
+from enrich.sources.metrics_guard import metrics_guard
 from enrich.wire.topics import Topic
 from streams.kafka.lag import LagMonitor
 from streams.metrics.progress import ProgressMetrics

@@ -11,7 +11,8 @@ from enrich.render.enricher import Enricher, Records
 from enrich.render.merged_batch import merge
 from enrich.runtime.settings import SettingsError, load
 from enrich.wire.batch import AGGREGATED, INGRESS, EndpointRef, Reason, Verdict
-from streams.metrics.verdicts import VerdictCounter, VerdictsBy
+from streams.metrics.label_values import VerdictsBy
+from streams.metrics.verdicts import VerdictCounter
 from streams.settings import Settings
 from tests.enrich.flows import make_batch, make_cluster
 
