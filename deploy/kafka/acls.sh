@@ -26,6 +26,7 @@ allow "$readers" Read \
   --group "$prefix.flows.ended.reader" \
   --group "$prefix.status.reader" \
   --group "$prefix.alerts.reader" \
+  --group "$prefix.alerts.state.reader" \
   --group "$prefix.dead.reader" \
   --group "$prefix.checkpoints.reader" \
   --group "$prefix.pairs.reader" \
@@ -39,6 +40,7 @@ allow "$readers" Read \
   --topic "$prefix.flows.ended" \
   --topic "$prefix.status" \
   --topic "$prefix.alerts" \
+  --topic "$prefix.alerts.state" \
   --topic "$prefix.dead" \
   --topic "$prefix.checkpoints" \
   --topic "$prefix.pairs" \

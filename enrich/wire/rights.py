@@ -54,6 +54,7 @@ _READER_READS: Final = {
     "flows.ended": "read what connections carried",
     "status": "read losses and heartbeats",
     "alerts": "read alerts",
+    "alerts.state": "know which alerts fire (the page)",
     "dead": "look at dead letters",
     "checkpoints": "know which nodes were ever heard of (`weir status`)",
     "pairs": "answer questions about the past",

@@ -14,8 +14,10 @@ from starlette.staticfiles import StaticFiles
 
 from enrich.runtime.token_gate import TokenGate
 from streams.metrics.web import WebMetrics
+from streams.web.alerts import Alerts
 from streams.web.answers import Answers
 from streams.web.feed import FlowFeed
+from streams.web.firing import FiringAlerts
 from streams.web.flows import FlowsView
 from streams.web.health import Health
 from streams.web.map import Map
@@ -35,6 +37,7 @@ class Page:
         feed: FlowFeed,
         past: PastQuestions,
         pairs: MapQuestion,
+        firing: FiringAlerts,
         metrics: WebMetrics,
         gate: TokenGate | None,
         cluster: str,
@@ -50,6 +53,7 @@ class Page:
                 self._answers.route("/api/session", self._session),
                 *self._flows.routes,
                 *health.routes,
+                *Alerts(self._answers, firing).routes,
                 *Map(self._answers, pairs).routes,
                 *Policies(self._answers, cluster).routes,
                 Mount("/static", StaticFiles(directory=STATIC)),

@@ -29,6 +29,7 @@ from streams.roles.running_role import RunningRole, run_role
 from streams.settings import Settings
 from streams.web.app import STATIC, Page
 from streams.web.feed import FlowFeed
+from streams.web.firing import FiringAlerts
 from streams.web.guard import PageGuard, allowed_names
 from streams.web.map_question import MapQuestion
 from streams.web.past import PastQuestions
@@ -96,8 +97,9 @@ def _work(role: RunningRole) -> None:
     settings = role.settings
     metrics = WebMetrics(role.registry)
     topics = settings.topics
-    read = (topics.flows.name, topics.denied.name, topics.journal.name, topics.endpoints.name, topics.pairs.name)
-    role.needs = Needs(reads=frozenset(read), writes=frozenset(), groups=frozenset(reader_group(name) for name in read))
+    read = (topics.flows, topics.denied, topics.journal, topics.endpoints, topics.pairs, topics.alert_state)
+    names = frozenset(one.name for one in read)
+    role.needs = Needs(reads=names, writes=frozenset(), groups=frozenset(map(reader_group, names)))
     gate = TokenGate(flows_reviewer(), max_kept=_KEPT_ANSWERS) if settings.web_auth == "kubernetes" else None
 
     def count_skipped(reason: str, count: int) -> None:
@@ -105,6 +107,7 @@ def _work(role: RunningRole) -> None:
 
     feed = FlowFeed(lambda: TopicReader(settings.connection(), topics.flows.name), count_skipped)
     past, pairs = PastQuestions(settings, settings.connection), MapQuestion(settings, settings.connection)
+    firing = FiringAlerts(settings, settings.connection)
     context = _context(settings)
     with _listening(address) as listener:
         log.info("the page is served", url=_url(settings, listener), auth=settings.web_auth)
@@ -112,7 +115,7 @@ def _work(role: RunningRole) -> None:
         role.stack.callback(feed.stop)
         role.monitor.watch(WatchedThread("the live view", lambda: feed.turns, (topics.flows.name,)))
         role.begin(feed.problem, role.monitor.problem)
-        make_page = partial(Page, feed, past, pairs, metrics, gate, settings.cluster)
+        make_page = partial(Page, feed, past, pairs, firing, metrics, gate, settings.cluster)
         asyncio.run(_serve(settings, context, listener, make_page, role.stop))
 
 

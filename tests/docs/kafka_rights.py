@@ -45,7 +45,8 @@ _MORE: Final = """\
 - **`weir` in a pod of weir-streams** has the workers' rights, which are not enough for it: where Kafka checks rights,
   run it with the settings of a reader (`WEIR_KAFKA_USERNAME` and so on).
 - **`weir status`**, for how far workers, sinks and routes have come: DESCRIBE for the readers, on the topic
-  `kubeweir.verdicts.raw` and on the groups `kubeweir.CLUSTER.` (prefixed).
+  `kubeweir.verdicts.raw` and on the groups `kubeweir.CLUSTER.` (prefixed). With the second, the page also says whether
+  the role alerts runs.
 - **`weir sql`**, for its table `verdicts`: READ for the readers, on the topic `kubeweir.verdicts.raw` and on the group
   `kubeweir.verdicts.raw.reader`.
 - **The page (`weir-streams web`)** has the rights of readers. With those of workers, `/readyz` of the role says which

@@ -2,6 +2,7 @@
 
 import { get } from "./api.js";
 import { byId, el, fill, plain } from "./dom.js";
+import { sayNoAlerts, showAlerts } from "./health_alerts.js";
 import { openSession, sayRefused, startShell, state } from "./shell.js";
 import { clockOf } from "./times.js";
 
@@ -83,7 +84,7 @@ function nodeRow(node, several, problems) {
   ];
 }
 
-function show(report) {
+function show(report, alerts) {
   const todo = findings(report);
   const several = new Set(report.nodes.map((node) => node.cluster)).size > 1;
   const parts = [];
@@ -101,7 +102,8 @@ function show(report) {
   if (dead.length) parts.push(table("Dead letters: weir dead list shows them", ["Reason", "Count"], dead.map(([reason, count]) => [plain(reason), number.format(count)])));
   fill(byId("report"), ...parts);
   byId("asof").textContent = `As of ${clockOf(Date.now() / 1000)}; asked again every ${EVERY_MS / 1000} s. The same in a terminal: weir status --since ${since()}`;
-  state(report.nodes.length && report.adds_up && !todo.length ? "good" : "bad", todo.length ? `${number.format(todo.length)} to look at` : report.nodes.length ? "All accounted for" : "Nothing heard");
+  const all = todo.length + alerts;
+  state(report.nodes.length && report.adds_up && !all ? "good" : "bad", all ? `${number.format(all)} to look at` : report.nodes.length ? "All accounted for" : "Nothing heard");
 }
 
 async function begin() {
@@ -111,16 +113,31 @@ async function begin() {
   const { signal } = running;
   byId("since").value = since();
   let isOver = false;
+  let count = 0;
   try {
     await openSession({ signal });
-    const report = await get(`/api/health?${new URLSearchParams({ since: since() })}`, { signal });
+    // Who may not see the whole cluster sees the alerts of some namespaces all the same.
+    const alerts = get("/api/alerts", { signal }).then(
+      (found) => (signal.aborted ? 0 : showAlerts(found)),
+      (error) => (signal.aborted ? 0 : sayNoAlerts(error.message)));
+    const [report, found] = await Promise.allSettled([get(`/api/health?${new URLSearchParams({ since: since() })}`, { signal }), alerts]);
+    if (signal.aborted) return;
+    count = found.value;
+    if (report.status === "rejected") throw report.reason;
     byId("kafka").hidden = true;
-    show(report);
+    byId("report").hidden = false;
+    show(report.value, count);
   } catch (error) {
     if (signal.aborted) return;
     isOver = sayRefused(error);
+    if (error.status === 403) {
+      isOver = false;
+      state(count ? "bad" : "", count ? `${number.format(count)} to look at` : "Alerts only");
+    }
+    byId("report").hidden = error.status === 403;
     byId("kafka").hidden = error.status === 401;
-    byId("kafka").textContent = `${plain(error.message)}${isOver ? "" : " What was read before stays; the page asks again."}`;
+    byId("kafka").textContent = `${plain(error.message)}${isOver || error.status === 403 ? "" : " What was read before stays; the page asks again."}`;
+    byId("alerts").removeAttribute("aria-busy");
   }
   byId("report").removeAttribute("aria-busy");
   if (!isOver) timer = setTimeout(begin, EVERY_MS);

@@ -1,0 +1,94 @@
+"""Answers which alerts fire, in the view Health, to each viewer those that they may see.
+
+An alert is as good as the records that it counts. Each of them has an end in every place that the alert names, so that
+somebody who may see one namespace of each place may see all of its records. An alert that names no namespace, such as
+one about lost verdicts, takes the right for all namespaces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.routing import Route
+
+from streams.kafka.connection import ReadError
+from streams.web.answers import Answers
+from streams.web.firing import Firing, FiringAlerts, Named
+from streams.web.viewers import Viewer, sees_ends
+
+MAX_SHOWN: Final = 200
+_KEPT_S: Final = 5.0
+_DECIDE_S: Final = 5.0
+_SEVERITIES: Final = ("critical", "warning", "info")
+"""The most urgent first."""
+
+
+def sees_alert(viewer: Viewer, named: Named) -> bool | None:
+    """Return whether a viewer may see an alert; None while that is asked."""
+    answers = [sees_ends(viewer, named.alert.cluster, *place) for place in named.places or ((),)]
+    if False in answers:
+        return False
+    return None if None in answers else True
+
+
+class Alerts:
+    """What fires, as part of the view Health."""
+
+    def __init__(self, answers: Answers, firing: FiringAlerts) -> None:
+        self._answers, self._firing = answers, firing
+        self._asking = asyncio.Lock()
+        self._kept: tuple[float, Firing | ReadError] | None = None
+        self.routes: Final[Sequence[Route]] = (answers.route("/api/alerts", self._alerts),)
+
+    async def _alerts(self, request: Request) -> dict[str, Any]:
+        viewer = await self._answers.viewer(request)
+        found = await self._found(request)
+        seen, undecided = await _seen(viewer, found.alerts)
+        seen.sort(key=lambda one: one.alert.started, reverse=True)
+        seen.sort(key=lambda one: _urgency(one.alert.severity))
+        return {
+            "alerts": [msgspec.to_builtins(one.alert) for one in seen[:MAX_SHOWN]],
+            "left_out": max(0, len(seen) - MAX_SHOWN),
+            "withheld": undecided,
+            "unread": found.left_out,
+            "role": found.role,
+        }
+
+    async def _found(self, request: Request) -> Firing:
+        """Return what fires, at most some seconds old, or raise why that is not known: both are kept, so that many
+        people who look cost as much as one. Raises ReadError, RefusedError."""
+        clock = asyncio.get_running_loop().time
+        async with self._asking:
+            if self._kept is None or clock() - self._kept[0] >= _KEPT_S:
+                found: Firing | ReadError
+                try:
+                    found = await self._answers.ask(request, self._firing.read)
+                except ReadError as error:
+                    found = error
+                self._kept = clock(), found
+            found = self._kept[1]
+        if isinstance(found, ReadError):
+            raise ReadError(str(found))
+        return found
+
+
+async def _seen(viewer: Viewer, alerts: Sequence[Named]) -> tuple[list[Named], int]:
+    """Return the alerts that a viewer may see, and of how many it could not be found out in time."""
+    deadline = asyncio.get_running_loop().time() + _DECIDE_S
+    seen: list[Named] = []
+    undecided = alerts
+    while True:
+        answers = [(one, sees_alert(viewer, one)) for one in undecided]
+        seen += [one for one, answer in answers if answer]
+        undecided = [one for one, answer in answers if answer is None]
+        if not undecided or asyncio.get_running_loop().time() >= deadline:
+            return seen, len(undecided)
+        await asyncio.sleep(0.02)  # the gate's threads ask the API server, and cannot call back
+
+
+def _urgency(severity: str) -> int:
+    return _SEVERITIES.index(severity) if severity in _SEVERITIES else len(_SEVERITIES)
