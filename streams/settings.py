@@ -101,6 +101,12 @@ class Settings(MetricsSettings):
     one is taken into use."""
     web_key: Path | None = setting("WEIR_WEB_KEY", None)
     """PEM file of that certificate's key."""
+    web_proxy_ca: Path | None = setting("WEIR_WEB_PROXY_CA", None)
+    """PEM file of the authorities of a front proxy that signs people in and names them in X-Remote-User, X-Remote-Group
+    and X-Remote-Extra-. These headers are believed with a client certificate of theirs only, which has a name of
+    WEIR_WEB_PROXY_NAMES. The page then speaks TLS 1.3 only. A renewed file is taken into use."""
+    web_proxy_names: tuple[str, ...] = setting("WEIR_WEB_PROXY_NAMES", ())
+    """Common names that the certificate of the front proxy may have, comma-separated; * for any of that authority."""
     pairs: bool = setting("WEIR_PAIRS", default=False)
     """1: the role enrich counts the pairs of each hour, for questions about the past (docs/history.md). 0: it does
     not."""

@@ -7,7 +7,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -38,29 +38,47 @@ def reviewer(connect: Callable[[], Client] | None = None) -> Review:
     def attributes(path: str) -> dict[str, Any]:
         return {"nonResourceAttributes": {"path": path, "verb": "get"}}
 
-    return _reviewer(connect or _connected, attributes, "the metrics port")
+    return _reviewer(connect or _connected, attributes, "the metrics port", _Users().of)
 
 
 def flows_reviewer(connect: Callable[[], Client] | None = None) -> Review:
     """Return a function that asks the API server whether the bearer of a token may see the records of a namespace; of
     the empty name: of all of them. It connects at the first question."""
-
-    def attributes(namespace: str) -> dict[str, Any]:
-        return {"resourceAttributes": {"namespace": namespace, "verb": "get", "group": GROUP, "resource": FLOWS}}
-
-    return _reviewer(connect or _connected, attributes, "records on the page")
+    return _reviewer(connect or _connected, _flows, "records on the page", _Users().of)
 
 
-def _reviewer(connect: Callable[[], Client], attributes: Callable[[str], dict[str, Any]], what: str) -> Review:
+def _flows(namespace: str) -> dict[str, Any]:
+    return {"resourceAttributes": {"namespace": namespace, "verb": "get", "group": GROUP, "resource": FLOWS}}
+
+
+def users_reviewer(connect: Callable[[], Client] | None = None) -> Review:
+    """Return a function that asks the API server whether a user may see the records of a namespace; of the empty name:
+    of all of them. In place of a token it takes what :func:`user_text` returns."""
+    return _reviewer(connect or _connected, _flows, "records on the page", lambda _, text: orjson.loads(text))
+
+
+def user_text(name: str, groups: Sequence[str], extra: Mapping[str, Sequence[str]]) -> str:
+    """Return a user as a text, equal for equal users."""
+    user = {"username": name, "groups": list(groups), "extra": {key: list(values) for key, values in extra.items()}}
+    return orjson.dumps(user, option=orjson.OPT_SORT_KEYS).decode()
+
+
+_FindUser = Callable[[Client, str], dict[str, Any] | None]
+"""Returns whose a token is, None if it is nobody's."""
+
+
+def _reviewer(
+    connect: Callable[[], Client], attributes: Callable[[str], dict[str, Any]], what: str, find_user: _FindUser
+) -> Review:
     clients: list[Client] = []
-    users = _Users()
     logged_at = [-_REPORT_S]
 
     def review(token: str, subject: str) -> int:
         try:
             if not clients:
                 clients.append(connect())
-            return _review(clients[0], users, token, attributes(subject))
+            user = find_user(clients[0], token)
+            return UNAUTHENTICATED if user is None else _review(clients[0], user, attributes(subject))
         except (AnswerError, SourceError, ValueError, TypeError, AttributeError, LookupError) as error:
             if time.monotonic() - logged_at[0] >= _REPORT_S:  # anybody can send tokens
                 logged_at[0] = time.monotonic()
@@ -108,10 +126,7 @@ def _user(client: Client, token: str) -> dict[str, Any] | None:
     return user if isinstance(user, dict) and user.get("username") else None
 
 
-def _review(client: Client, users: _Users, token: str, attributes: dict[str, Any]) -> int:
-    user = users.of(client, token)
-    if user is None:
-        return UNAUTHENTICATED
+def _review(client: Client, user: dict[str, Any], attributes: dict[str, Any]) -> int:
     spec = {
         "user": user["username"], "uid": user.get("uid", ""), "groups": user.get("groups", []),
         "extra": user.get("extra", {}), **attributes,

@@ -20,6 +20,7 @@ from enrich.runtime.token_gate import ALLOWED, UNAUTHENTICATED, TokenGate
 from enrich.runtime.work_thread import start_work
 from streams.kafka.connection import ReadError
 from streams.metrics.web import WebMetrics
+from streams.web.front_proxy import FrontProxy, HeaderError, says_user
 from streams.web.past import UndecidedError
 from streams.web.query import QueryError
 from streams.web.viewers import Everybody, TokenViewer, Viewer
@@ -64,9 +65,11 @@ class Turns:
 class Answers:
     """Answers requests for all views."""
 
-    def __init__(self, metrics: WebMetrics, gate: TokenGate | None, cluster: str) -> None:
-        """``gate``: None lets everybody see everything."""
-        self._metrics, self._gate, self._cluster = metrics, gate, cluster
+    def __init__(
+        self, metrics: WebMetrics, gate: TokenGate | None, cluster: str, proxy: FrontProxy | None = None
+    ) -> None:
+        """``gate``: None lets everybody see everything. ``proxy``: None believes nobody's user headers."""
+        self._metrics, self._gate, self._cluster, self._proxy = metrics, gate, cluster, proxy
         self._turns = Turns(_MAX_QUESTIONS, _MAX_WAITING, "Too many questions wait for their answer: try again.")
 
     @property
@@ -78,16 +81,40 @@ class Answers:
         """Return who sends a request. Raises RefusedError."""
         if self._gate is None:
             return Everybody()
-        kind, _, token = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not token.strip() or len(token) > _MAX_TOKEN:
-            raise RefusedError(401, "A token is needed. Make one: kubectl create token SERVICEACCOUNT")
-        viewer: Viewer = TokenViewer(self._gate, token.strip(), self._cluster)
+        viewer: Viewer | None = self._proxys_user(request)
+        unknown = "The API server does not know this token, or it has expired."
+        if viewer is None:
+            viewer = TokenViewer(self._gate, self._token(request), self._cluster)
+        else:
+            unknown = "The certificate of the proxy that has signed you in is not believed any more."
         status = await _known(viewer.status)
         if status == ALLOWED:
             return viewer
         if status == UNAUTHENTICATED:
-            raise RefusedError(401, "The API server does not know this token, or it has expired.")
+            raise RefusedError(401, unknown)
         raise RefusedError(503, "The API server cannot be asked who you are: try again.")
+
+    def _proxys_user(self, request: Request) -> Viewer | None:
+        """Return whom a front proxy names, None if none does. Raises RefusedError."""
+        if self._proxy is None:
+            return None
+        try:
+            return self._proxy.viewer(request, self._cluster)
+        except HeaderError as error:
+            raise RefusedError(401, f"Who you are is not known: {error}.") from None
+
+    def _token(self, request: Request) -> str:
+        """Return the token of a request. Raises RefusedError."""
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and token.strip() and len(token) <= _MAX_TOKEN:
+            return token.strip()
+        if self._proxy is not None and says_user(request):
+            raise RefusedError(
+                401,
+                "A token is needed. User headers are believed from a proxy with a certificate of WEIR_WEB_PROXY_CA "
+                "and a name in WEIR_WEB_PROXY_NAMES only.",
+            )
+        raise RefusedError(401, "A token is needed. Make one: kubectl create token SERVICEACCOUNT")
 
     async def decided(self, ask: Callable[[], bool | None]) -> bool:
         """Return the answer to a question about rights. Raises RefusedError if there is none in time."""
@@ -121,7 +148,9 @@ class Answers:
         """Return the answer that says why there is none. Raises an unexpected error again."""
         status, field, text = _refusal(error)
         self._metrics.refused.labels(str(status)).inc()
-        return Response(orjson.dumps({"error": text, "field": field}), status, media_type="application/json")
+        # A proxy whose certificate is not believed any more must connect again with its new one.
+        headers = {"Connection": "close"} if status == 401 else {}
+        return Response(orjson.dumps({"error": text, "field": field}), status, headers, "application/json")
 
 
 async def _known(ask: Callable[[], T | None]) -> T | None:

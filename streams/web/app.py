@@ -19,6 +19,7 @@ from streams.web.answers import Answers
 from streams.web.feed import FlowFeed
 from streams.web.firing import FiringAlerts
 from streams.web.flows import FlowsView
+from streams.web.front_proxy import FrontProxy
 from streams.web.health import Health
 from streams.web.map import Map
 from streams.web.map_question import MapQuestion
@@ -41,9 +42,10 @@ class Page:
         metrics: WebMetrics,
         gate: TokenGate | None,
         cluster: str,
+        proxy: FrontProxy | None,
     ) -> None:
-        """``gate``: None lets everybody see everything."""
-        self._answers, self._feed = Answers(metrics, gate, cluster), feed
+        """``gate``: None lets everybody see everything. ``proxy``: None believes nobody's user headers."""
+        self._answers, self._feed = Answers(metrics, gate, cluster, proxy), feed
         self._flows = FlowsView(self._answers, feed, past, metrics)
         health = Health(self._answers, cluster)
         self.app = Starlette(

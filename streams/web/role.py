@@ -21,7 +21,7 @@ from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.renewed_certificate import RenewedCertificate
 from enrich.runtime.settings import SettingsError
 from enrich.runtime.token_gate import TokenGate
-from enrich.sources.token_review import flows_reviewer
+from enrich.sources.token_review import flows_reviewer, users_reviewer
 from streams.kafka.followed import WatchedThread
 from streams.kafka.reading import TopicReader, reader_group
 from streams.metrics.web import WebMetrics
@@ -30,6 +30,7 @@ from streams.settings import Settings
 from streams.web.app import STATIC, Page
 from streams.web.feed import FlowFeed
 from streams.web.firing import FiringAlerts
+from streams.web.front_proxy import ANY_NAME, FrontProxy, ProxyProtocol
 from streams.web.guard import PageGuard, allowed_names
 from streams.web.map_question import MapQuestion
 from streams.web.past import PastQuestions
@@ -60,6 +61,7 @@ def check_web(settings: Settings) -> tuple[str, int]:
     if (settings.web_certificate is None) != (settings.web_key is None):
         raise SettingsError("WEIR_WEB_CERTIFICATE and WEIR_WEB_KEY must be set together")
     allowed_names(settings.web_hosts)
+    _check_proxy(settings)
     if not is_loopback(address[0]):
         if settings.web_auth == "none":
             raise SettingsError(
@@ -76,6 +78,20 @@ def check_web(settings: Settings) -> tuple[str, int]:
             f"{LIBRARIES} is missing: deploy/web/libraries downloads the libraries of the page", Exit.UNABLE
         )
     return address
+
+
+def _check_proxy(settings: Settings) -> None:
+    """Raise SettingsError if the settings of a front proxy contradict each other."""
+    if (settings.web_proxy_ca is None) != (not settings.web_proxy_names):
+        raise SettingsError(
+            "WEIR_WEB_PROXY_CA and WEIR_WEB_PROXY_NAMES must be set together: an authority may have signed "
+            f"certificates of others than the proxy (WEIR_WEB_PROXY_NAMES={ANY_NAME} believes all of them)"
+        )
+    if settings.web_proxy_ca is not None and (settings.web_auth == "none" or settings.web_certificate is None):
+        raise SettingsError(
+            "WEIR_WEB_PROXY_CA: it takes WEIR_WEB_AUTH=kubernetes, WEIR_WEB_CERTIFICATE and WEIR_WEB_KEY: a proxy is "
+            "known by its certificate"
+        )
 
 
 def _find_cluster(role: RunningRole) -> None:
@@ -108,26 +124,38 @@ def _work(role: RunningRole) -> None:
     feed = FlowFeed(lambda: TopicReader(settings.connection(), topics.flows.name), count_skipped)
     past, pairs = PastQuestions(settings, settings.connection), MapQuestion(settings, settings.connection)
     firing = FiringAlerts(settings, settings.connection)
-    context = _context(settings)
+    certificate = _certificate(settings)
+    context = _context(certificate)
+    proxy = None
+    if certificate is not None and settings.web_proxy_ca is not None:
+        users = TokenGate(users_reviewer(), max_kept=_KEPT_ANSWERS)
+        proxy = FrontProxy(certificate, settings.web_proxy_names, users)
     with _listening(address) as listener:
         log.info("the page is served", url=_url(settings, listener), auth=settings.web_auth)
         feed.start()
         role.stack.callback(feed.stop)
         role.monitor.watch(WatchedThread("the live view", lambda: feed.turns, (topics.flows.name,)))
         role.begin(feed.problem, role.monitor.problem)
-        make_page = partial(Page, feed, past, pairs, firing, metrics, gate, settings.cluster)
+        make_page = partial(Page, feed, past, pairs, firing, metrics, gate, settings.cluster, proxy)
         asyncio.run(_serve(settings, context, listener, make_page, role.stop))
 
 
-def _context(settings: Settings) -> ssl.SSLContext | None:
-    """Return the TLS context of the page, which takes a renewed certificate into use; None: plain text. Raises
-    StopServiceError."""
+def _certificate(settings: Settings) -> RenewedCertificate | None:
+    """Return the certificate of the page, None if it speaks plain text."""
     if settings.web_certificate is None or settings.web_key is None:
         return None
+    return RenewedCertificate("the page", settings.web_certificate, settings.web_key, settings.web_proxy_ca)
+
+
+def _context(certificate: RenewedCertificate | None) -> ssl.SSLContext | None:
+    """Return the TLS context of the page, which takes a renewed certificate into use; None: plain text. Raises
+    StopServiceError."""
     try:
-        return RenewedCertificate("the page", settings.web_certificate, settings.web_key).lasting_context()
+        return None if certificate is None else certificate.lasting_context()
     except OSError as error:
-        raise StopServiceError(f"WEIR_WEB_CERTIFICATE and WEIR_WEB_KEY cannot be used: {error}", Exit.USAGE) from error
+        raise StopServiceError(
+            f"WEIR_WEB_CERTIFICATE, WEIR_WEB_KEY or WEIR_WEB_PROXY_CA cannot be used: {error}", Exit.USAGE
+        ) from error
 
 
 @contextlib.contextmanager
@@ -177,10 +205,10 @@ async def _serve(
 ) -> None:
     page = make_page()
     config = uvicorn.Config(
-        PageGuard(page.app, allowed_names(settings.web_hosts)), loop="asyncio", http="h11", ws="none", lifespan="off",
-        log_config=None, access_log=False, server_header=False, proxy_headers=False, limit_concurrency=_MAX_CONNECTIONS,
-        h11_max_incomplete_event_size=_MAX_REQUEST, timeout_graceful_shutdown=_STOP_S,
-        ssl_context_factory=None if context is None else lambda *_: context,
+        PageGuard(page.app, allowed_names(settings.web_hosts)), loop="asyncio", http=ProxyProtocol, ws="none",
+        lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False,
+        limit_concurrency=_MAX_CONNECTIONS, h11_max_incomplete_event_size=_MAX_REQUEST,
+        timeout_graceful_shutdown=_STOP_S, ssl_context_factory=None if context is None else lambda *_: context,
     )  # fmt: skip
     server = _Server(config)
 

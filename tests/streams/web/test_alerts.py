@@ -147,7 +147,7 @@ def ask(firing: Fixed, gate: TokenGate | None, times: int = 1) -> list[Any]:
     async def look() -> list[Any]:
         view = Alerts(Answers(WebMetrics(CollectorRegistry()), gate, "c1"), firing)
         request = Request({"type": "http", "headers": [(b"authorization", b"Bearer t")]}, waiting)
-        return await asyncio.gather(*(view._alerts(request) for _ in range(times)), return_exceptions=True)
+        return list(await asyncio.gather(*(view._alerts(request) for _ in range(times)), return_exceptions=True))
 
     return asyncio.run(look())
 
