@@ -41,10 +41,13 @@ def reviewer(connect: Callable[[], Client] | None = None) -> Review:
     return _reviewer(connect or _connected, attributes, "the metrics port", _Users().of)
 
 
-def flows_reviewer(connect: Callable[[], Client] | None = None) -> Review:
+def flows_reviewer(
+    connect: Callable[[], Client] | None = None, on_user: Callable[[str, str], object] = lambda *_: None
+) -> Review:
     """Return a function that asks the API server whether the bearer of a token may see the records of a namespace; of
-    the empty name: of all of them. It connects at the first question."""
-    return _reviewer(connect or _connected, _flows, "records on the page", _Users().of)
+    the empty name: of all of them. It connects at the first question. ``on_user`` is called with each token that is
+    valid, and the name of its user."""
+    return _reviewer(connect or _connected, _flows, "records on the page", _Users(on_user).of)
 
 
 def _flows(namespace: str) -> dict[str, Any]:
@@ -61,6 +64,11 @@ def user_text(name: str, groups: Sequence[str], extra: Mapping[str, Sequence[str
     """Return a user as a text, equal for equal users."""
     user = {"username": name, "groups": list(groups), "extra": {key: list(values) for key, values in extra.items()}}
     return orjson.dumps(user, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def name_of_user(text: str) -> str:
+    """Return the name in what :func:`user_text` returned."""
+    return str(orjson.loads(text)["username"])
 
 
 _FindUser = Callable[[Client, str], dict[str, Any] | None]
@@ -93,8 +101,8 @@ def _reviewer(
 class _Users:
     """Remembers for a moment who the API server says has a token. Any thread may call it."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, on_user: Callable[[str, str], object] = lambda *_: None) -> None:
+        self._lock, self._on_user = threading.Lock(), on_user
         self._known: OrderedDict[bytes, tuple[float, dict[str, Any]]] = OrderedDict()
 
     def of(self, client: Client, token: str) -> dict[str, Any] | None:
@@ -107,6 +115,7 @@ class _Users:
         began_at = time.monotonic()
         found = _user(client, token)
         if found is not None:
+            self._on_user(token, str(found["username"]))
             with self._lock:
                 self._known[key] = began_at + _USER_S, found
                 self._known.move_to_end(key)

@@ -15,6 +15,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.routing import Route
 
+from enrich.runtime.work_thread import start_work
 from streams.kafka.connection import ReadError
 from streams.web.answers import Answers
 from streams.web.firing import Firing, FiringAlerts, Named
@@ -46,7 +47,7 @@ class Alerts:
 
     async def _alerts(self, request: Request) -> dict[str, Any]:
         viewer = await self._answers.viewer(request)
-        found = await self._found(request)
+        found = await self._found()
         seen, undecided = await _seen(viewer, found.alerts)
         seen.sort(key=lambda one: one.alert.started, reverse=True)
         seen.sort(key=lambda one: _urgency(one.alert.severity))
@@ -58,15 +59,15 @@ class Alerts:
             "role": found.role,
         }
 
-    async def _found(self, request: Request) -> Firing:
+    async def _found(self) -> Firing:
         """Return what fires, at most some seconds old, or raise why that is not known: both are kept, so that many
-        people who look cost as much as one. Raises ReadError, RefusedError."""
+        people who look cost as much as one. Raises ReadError."""
         clock = asyncio.get_running_loop().time
         async with self._asking:
             if self._kept is None or clock() - self._kept[0] >= _KEPT_S:
                 found: Firing | ReadError
                 try:
-                    found = await self._answers.ask(request, self._firing.read)
+                    found = await asyncio.wrap_future(start_work(self._firing.read, "web-alerts"))
                 except ReadError as error:
                     found = error
                 self._kept = clock(), found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import msgspec
@@ -20,14 +20,15 @@ from enrich.runtime.token_gate import ALLOWED, UNAUTHENTICATED, TokenGate
 from enrich.runtime.work_thread import start_work
 from streams.kafka.connection import ReadError
 from streams.metrics.web import WebMetrics
+from streams.web.askers import Askers
 from streams.web.front_proxy import FrontProxy, HeaderError, says_user
 from streams.web.past import UndecidedError
 from streams.web.query import QueryError
+from streams.web.turns import GoneError, TooManyError, Turns
 from streams.web.viewers import Everybody, TokenViewer, Viewer
 
 _MAX_QUESTIONS: Final = 3
-_MAX_WAITING: Final = 12
-"""How many questions about the past are asked at once, and how many may be asked or wait for their turn."""
+"""How many questions about the past are asked at once."""
 _TOKEN_S: Final = 5.0
 _MAX_TOKEN: Final = 8192
 T = TypeVar("T")
@@ -41,36 +42,21 @@ class RefusedError(Exception):
         self.status, self.field = status, field
 
 
-class Turns:
-    """Lets a few requests be answered at once and some wait for their turn, and refuses the others."""
-
-    def __init__(self, at_once: int, most: int, refusal: str) -> None:
-        """``most``: how many may be answered or wait. ``refusal``: what the others are answered."""
-        self._free, self._most, self._refusal = asyncio.Semaphore(at_once), most, refusal
-        self._taken = 0
-
-    @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn, which lasts for the block. Raises RefusedError if too many others wait."""
-        if self._taken >= self._most:
-            raise RefusedError(503, self._refusal)
-        self._taken += 1
-        try:
-            async with self._free:
-                yield
-        finally:
-            self._taken -= 1
-
-
 class Answers:
     """Answers requests for all views."""
 
     def __init__(
-        self, metrics: WebMetrics, gate: TokenGate | None, cluster: str, proxy: FrontProxy | None = None
+        self,
+        metrics: WebMetrics,
+        gate: TokenGate | None,
+        cluster: str,
+        proxy: FrontProxy | None = None,
+        askers: Askers | None = None,
     ) -> None:
-        """``gate``: None lets everybody see everything. ``proxy``: None believes nobody's user headers."""
+        """``gate``: None lets everybody see everything. ``proxy``: None believes nobody's user headers. ``askers``
+        knows whose tokens are."""
         self._metrics, self._gate, self._cluster, self._proxy = metrics, gate, cluster, proxy
-        self._turns = Turns(_MAX_QUESTIONS, _MAX_WAITING, "Too many questions wait for their answer: try again.")
+        self._turns, self._askers = Turns(_MAX_QUESTIONS, "questions"), askers or Askers()
 
     @property
     def about(self) -> dict[str, str]:
@@ -84,7 +70,7 @@ class Answers:
         viewer: Viewer | None = self._proxys_user(request)
         unknown = "The API server does not know this token, or it has expired."
         if viewer is None:
-            viewer = TokenViewer(self._gate, self._token(request), self._cluster)
+            viewer = TokenViewer(self._gate, self._token(request), self._cluster, self._askers.name)
         else:
             unknown = "The certificate of the proxy that has signed you in is not believed any more."
         status = await _known(viewer.status)
@@ -123,13 +109,10 @@ class Answers:
             raise RefusedError(503, "The API server cannot be asked what you may see: try again.")
         return answer
 
-    async def ask(self, request: Request, question: Callable[[], T]) -> T:
-        """Ask a question on a thread, and return its answer. Raises RefusedError if too many others wait or if the
-        browser has gone, and what the question raises."""
-        async with self._turns.turn():
-            if await request.is_disconnected():
-                # The page was reloaded, for example. The other questions are answered sooner without this one.
-                raise RefusedError(503, "The browser that asked is gone.")
+    async def ask(self, request: Request, viewer: Viewer, question: Callable[[], T]) -> T:
+        """Ask a question on a thread when it is the viewer's turn, and return its answer. Raises TooManyError,
+        GoneError, and what the question raises."""
+        async with self._turns.turn(viewer.asker, request.is_disconnected):
             return await asyncio.wrap_future(start_work(question, "web-question"))
 
     def route(self, path: str, answer: Callable[[Request], Awaitable[object]], method: str = "GET") -> Route:
@@ -170,7 +153,7 @@ def _refusal(error: Exception) -> tuple[int, str, str]:
         return 400, error.field, str(error)
     if isinstance(error, LookupError):
         return 404, "", str(error.args[0]) if error.args else "not found"
-    if isinstance(error, ReadError | UndecidedError):
+    if isinstance(error, ReadError | UndecidedError | TooManyError | GoneError):
         return 503, "", str(error)
     if isinstance(error, ValueError):
         return 400, "", str(error)

@@ -12,14 +12,12 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from enrich.runtime.token_gate import TokenGate
 from streams.metrics.web import WebMetrics
 from streams.web.alerts import Alerts
 from streams.web.answers import Answers
 from streams.web.feed import FlowFeed
 from streams.web.firing import FiringAlerts
 from streams.web.flows import FlowsView
-from streams.web.front_proxy import FrontProxy
 from streams.web.health import Health
 from streams.web.map import Map
 from streams.web.map_question import MapQuestion
@@ -40,12 +38,10 @@ class Page:
         pairs: MapQuestion,
         firing: FiringAlerts,
         metrics: WebMetrics,
-        gate: TokenGate | None,
+        answers: Answers,
         cluster: str,
-        proxy: FrontProxy | None,
     ) -> None:
-        """``gate``: None lets everybody see everything. ``proxy``: None believes nobody's user headers."""
-        self._answers, self._feed = Answers(metrics, gate, cluster, proxy), feed
+        self._answers, self._feed = answers, feed
         self._flows = FlowsView(self._answers, feed, past, metrics)
         health = Health(self._answers, cluster)
         self.app = Starlette(

@@ -24,6 +24,8 @@ from streams.web.watcher import Watcher, event
 
 MAX_VIEWS: Final = 64
 """Live views at once."""
+VIEWS_EACH: Final = 16
+"""Those of one person: three windows of a browser, which opens six connections to a server."""
 _HEARTBEAT_S: Final = 10.0
 _SAID: Final = {
     "slow": "This browser took records slower than they came.",
@@ -37,7 +39,8 @@ class FlowsView:
 
     def __init__(self, answers: Answers, feed: FlowFeed, past: PastQuestions, metrics: WebMetrics) -> None:
         self._answers, self._feed, self._past, self._metrics = answers, feed, past, metrics
-        self._outboxes: set[Outbox] = set()
+        self._outboxes: dict[Outbox, str] = {}
+        """Whose each live view is."""
         self.routes: Sequence[Route] = (
             answers.route("/api/flows", self._flows),
             answers.route("/api/explain", self._explain),
@@ -52,14 +55,14 @@ class FlowsView:
     async def _flows(self, request: Request) -> object:
         viewer = await self._answers.viewer(request)
         query = read_query(request.query_params.multi_items())
-        return await self._answers.ask(request, partial(self._past.flows, query, viewer))
+        return await self._answers.ask(request, viewer, partial(self._past.flows, query, viewer))
 
     async def _explain(self, request: Request) -> object:
         viewer = await self._answers.viewer(request)
         record_id, at = request.query_params.get("id", ""), request.query_params.get("at", "")
         if not record_id or not at or len(record_id) > 100 or len(at) > 40:
             raise RefusedError(400, "A record is named by its id and its time.")
-        return await self._answers.ask(request, partial(self._past.explanation, record_id, at, viewer))
+        return await self._answers.ask(request, viewer, partial(self._past.explanation, record_id, at, viewer))
 
     async def _follow(self, request: Request) -> Response:
         try:
@@ -70,6 +73,10 @@ class FlowsView:
         if len(self._outboxes) >= MAX_VIEWS:
             why = f"{MAX_VIEWS} live views are open, as many as may be: close one."
             return self._answers.refused(RefusedError(503, why))
+        own = list(self._outboxes.values()).count(viewer.asker)
+        if viewer.asker and own >= VIEWS_EACH:
+            why = f"{own} live views of yours are open, as many as may be: close one."
+            return self._answers.refused(RefusedError(503, why))
         outbox = Outbox(asyncio.get_running_loop())
         watcher = Watcher(query.choice, viewer, outbox.put)
         return StreamingResponse(self._stream(outbox, watcher, viewer), media_type="text/event-stream")
@@ -77,7 +84,7 @@ class FlowsView:
     async def _stream(self, outbox: Outbox, watcher: Watcher, viewer: Viewer) -> AsyncIterator[bytes]:
         # The view counts from here on, and not from the request on: if the browser is gone by now, this generator never
         # starts, and then its "finally" never runs either.
-        self._outboxes.add(outbox)
+        self._outboxes[outbox] = viewer.asker
         self._metrics.views.set(len(self._outboxes))
         try:
             self._feed.join(watcher, outbox.put)
@@ -90,5 +97,5 @@ class FlowsView:
             yield event("cut", orjson.dumps({"why": _SAID.get(outbox.ended, "")}))
         finally:
             self._feed.leave(watcher)
-            self._outboxes.discard(outbox)
+            self._outboxes.pop(outbox, None)
             self._metrics.views.set(len(self._outboxes))

@@ -31,7 +31,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from enrich.runtime.renewed_certificate import RenewedCertificate, ServerContext
 from enrich.runtime.token_gate import UNAUTHENTICATED, TokenGate
-from enrich.sources.token_review import user_text
+from enrich.sources.token_review import name_of_user, user_text
 from streams.web.viewers import TokenViewer
 
 ANY_NAME: Final = "*"
@@ -91,7 +91,7 @@ class ProxyViewer(TokenViewer):
     """A user whom a proxy names, for as long as the proxy is believed."""
 
     def __init__(self, proxy: FrontProxy, connection: ssl.SSLObject, gate: TokenGate, user: str, cluster: str) -> None:
-        super().__init__(gate, user, cluster)
+        super().__init__(gate, user, cluster, name_of_user)
         self._proxy, self._connection = proxy, connection
 
     def status(self) -> int | None:

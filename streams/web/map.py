@@ -9,13 +9,12 @@ from typing import Final
 from starlette.requests import Request
 from starlette.routing import Route
 
-from streams.web.answers import Answers, Turns
+from streams.web.answers import Answers
 from streams.web.map_question import MapQuestion
 from streams.web.query import QueryError, read_query
+from streams.web.turns import Turns
 
 DEFAULT_SINCE: Final = "24h"
-_MAX_WAITING: Final = 6
-"""How many maps may be made or wait for their turn."""
 
 
 class Map:
@@ -23,7 +22,7 @@ class Map:
 
     def __init__(self, answers: Answers, question: MapQuestion) -> None:
         self._answers, self._question = answers, question
-        self._turns = Turns(1, _MAX_WAITING, "Too many maps wait for their turn: try again.")
+        self._turns = Turns(1, "maps")
         self.routes: Final[Sequence[Route]] = (answers.route("/api/map", self._map),)
 
     async def _map(self, request: Request) -> object:
@@ -34,5 +33,5 @@ class Map:
         window = read_query(times.items()).window
         if window is None:
             raise QueryError("since", "a map needs a beginning")
-        async with self._turns.turn():
-            return await self._answers.ask(request, partial(self._question.ask, window, viewer))
+        async with self._turns.turn(viewer.asker, request.is_disconnected):
+            return await self._answers.ask(request, viewer, partial(self._question.ask, window, viewer))

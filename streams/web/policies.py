@@ -16,8 +16,9 @@ from starlette.routing import Route
 
 from enrich.wire.bounds import is_namespace
 from streams.cli.runs import Bounds
-from streams.web.answers import Answers, RefusedError, Turns
+from streams.web.answers import Answers, RefusedError
 from streams.web.commands import CannotSayError, answer_of
+from streams.web.turns import GoneError, Turns
 from streams.web.viewers import EVERYWHERE
 
 WINDOWS: Final = ("1h", "24h", "7d", "30d")
@@ -28,7 +29,6 @@ MAX_FINDINGS: Final = 300
 MAX_POLICIES: Final = 1000
 """How many findings of a backtest, and how many policies, are sent to a browser."""
 _BOUNDS: Final = Bounds(seconds=60.0, max_printed=16 << 20, max_memory=512 << 20)
-_MAX_WAITING: Final = 6
 _UPLOAD_S: Final = 30.0
 _LOOK_S: Final = 0.5
 """How often the page checks that the browser that asked is still connected."""
@@ -44,7 +44,7 @@ class Policies:
     def __init__(self, answers: Answers, cluster: str) -> None:
         """``cluster``: the only one that is shown; empty: the one that the topics have."""
         self._answers, self._cluster = answers, cluster
-        self._turns = Turns(1, _MAX_WAITING, "Too many questions about policies wait for their turn: try again.")
+        self._turns = Turns(1, "questions about policies")
         self.routes: Final[Sequence[Route]] = (
             answers.route("/api/policies", self._policies),
             answers.route("/api/backtest", self._backtest, "POST"),
@@ -97,11 +97,10 @@ class Policies:
 
     async def _ask(self, request: Request, scope: Sequence[str], words: Sequence[str], stdin: bytes = b"") -> Json:
         """Return what a command answers, which reads ``stdin`` unless that is empty; if what is kept does not answer,
-        why. Raises RefusedError."""
+        why. Raises RefusedError, TooManyError, GoneError."""
         command = (*words[:1], "--output=json", *words[1:], *scope, *(("--", "-") if stdin else ()))
-        async with self._turns.turn():
-            if await request.is_disconnected():
-                raise RefusedError(503, "The browser that asked is gone.")
+        viewer = await self._answers.viewer(request)
+        async with self._turns.turn(viewer.asker, request.is_disconnected):
             try:
                 found = await _while_connected(request, answer_of(command, _BOUNDS, stdin, "policies"))
             except CannotSayError as error:
@@ -113,13 +112,13 @@ class Policies:
 
 
 async def _while_connected(request: Request, answer: Coroutine[Any, Any, Any]) -> Any:
-    """Return an answer, and end its command when the browser is gone: others wait for their turn. Raises RefusedError,
+    """Return an answer, and end its command when the browser is gone: others wait for their turn. Raises GoneError,
     and what the answer raises."""
     asking = asyncio.create_task(answer)
     try:
         while not (await asyncio.wait((asking,), timeout=_LOOK_S))[0]:
             if await request.is_disconnected():
-                raise RefusedError(503, "The browser that asked is gone.")
+                raise GoneError("The browser that asked is gone.")
         return asking.result()
     finally:
         if asking.cancel():

@@ -27,7 +27,9 @@ from streams.kafka.reading import TopicReader, reader_group
 from streams.metrics.web import WebMetrics
 from streams.roles.running_role import RunningRole, run_role
 from streams.settings import Settings
+from streams.web.answers import Answers
 from streams.web.app import STATIC, Page
+from streams.web.askers import Askers
 from streams.web.feed import FlowFeed
 from streams.web.firing import FiringAlerts
 from streams.web.front_proxy import ANY_NAME, FrontProxy, ProxyProtocol
@@ -116,7 +118,9 @@ def _work(role: RunningRole) -> None:
     read = (topics.flows, topics.denied, topics.journal, topics.endpoints, topics.pairs, topics.alert_state)
     names = frozenset(one.name for one in read)
     role.needs = Needs(reads=names, writes=frozenset(), groups=frozenset(map(reader_group, names)))
-    gate = TokenGate(flows_reviewer(), max_kept=_KEPT_ANSWERS) if settings.web_auth == "kubernetes" else None
+    askers, gate = Askers(), None
+    if settings.web_auth == "kubernetes":
+        gate = TokenGate(flows_reviewer(on_user=askers.note), max_kept=_KEPT_ANSWERS)
 
     def count_skipped(reason: str, count: int) -> None:
         metrics.skipped.labels(reason).inc(count)
@@ -136,7 +140,8 @@ def _work(role: RunningRole) -> None:
         role.stack.callback(feed.stop)
         role.monitor.watch(WatchedThread("the live view", lambda: feed.turns, (topics.flows.name,)))
         role.begin(feed.problem, role.monitor.problem)
-        make_page = partial(Page, feed, past, pairs, firing, metrics, gate, settings.cluster, proxy)
+        answers = Answers(metrics, gate, settings.cluster, proxy, askers)
+        make_page = partial(Page, feed, past, pairs, firing, metrics, answers, settings.cluster)
         asyncio.run(_serve(settings, context, listener, make_page, role.stop))
 
 

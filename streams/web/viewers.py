@@ -6,6 +6,7 @@ minute at most. A viewer never waits: until there is an answer, :func:`sees` say
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from enrich.runtime.token_gate import ALLOWED, FORBIDDEN, UNAUTHENTICATED, TokenGate
@@ -22,6 +23,10 @@ class Viewer(Protocol):
     def cluster(self) -> str:
         """The only cluster whose records may be shown: its API server says who may see them. Empty for any cluster."""
 
+    @property
+    def asker(self) -> str:
+        """Who it is, for counting their questions; empty if all are one."""
+
     def status(self) -> int | None:
         """Return ALLOWED if it is known who it is; else why not, None while that is asked."""
 
@@ -33,6 +38,7 @@ class Everybody:
     """The viewer of a page without authentication."""
 
     cluster: Final = ""
+    asker: Final = ""
 
     def status(self) -> int | None:
         """Return ALLOWED."""
@@ -46,9 +52,17 @@ class Everybody:
 class TokenViewer:
     """The bearer of a token."""
 
-    def __init__(self, gate: TokenGate, token: str, cluster: str) -> None:
-        self._gate, self._token = gate, token
+    def __init__(
+        self, gate: TokenGate, token: str, cluster: str, name: Callable[[str], str] = lambda token: token
+    ) -> None:
+        """``name`` returns whose a token is, once that was asked."""
+        self._gate, self._token, self._name = gate, token, name
         self.cluster: Final = cluster
+
+    @property
+    def asker(self) -> str:
+        """The name of the user."""
+        return self._name(self._token)
 
     def status(self) -> int | None:
         """Return ALLOWED if the token is somebody's, whatever they may see; else why not, None while that is asked."""

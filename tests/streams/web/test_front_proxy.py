@@ -26,6 +26,7 @@ from enrich.sources.token_review import user_text, users_reviewer
 from streams.metrics.web import WebMetrics
 from streams.settings import Settings
 from streams.web import front_proxy
+from streams.web.answers import Answers
 from streams.web.app import Page
 from streams.web.feed import FlowFeed
 from streams.web.front_proxy import FrontProxy, HeaderError, user_of
@@ -63,7 +64,10 @@ class Served:
         return self.proxies.sign(subject, **more)
 
 
-def ask(connection: http.client.HTTPConnection, headers: Sequence[Header], path: str = "/api/session") -> Any:
+def ask(
+    connection: http.client.HTTPConnection, headers: Sequence[Header], path: str = "/api/session"
+) -> tuple[int, Any]:
+    """Return the status and the answer of a request by an open connection."""
     connection.putrequest("GET", path)
     for name, value in headers:
         connection.putheader(name, value)
@@ -87,8 +91,8 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     gate = TokenGate(lambda token, _: FORBIDDEN if token == "known" else UNAUTHENTICATED)  # noqa: S105 - no secret
     proxy = FrontProxy(certificate, ("proxy", "other proxy"), TokenGate(review_user))
     feed, stop = FlowFeed(lambda: cast("Any", None)), threading.Event()
-    metrics = WebMetrics(CollectorRegistry())
-    make_page = partial(Page, feed, *[cast("Any", None)] * 3, metrics, gate, "c1", proxy)
+    metrics, unused = WebMetrics(CollectorRegistry()), cast("Any", None)
+    make_page = partial(Page, feed, unused, unused, unused, metrics, Answers(metrics, gate, "c1", proxy), "c1")
     with _listening(("127.0.0.1", 0)) as listener:
         serving = _serve(load(Settings, {}), certificate.lasting_context(), listener, make_page, stop)
         thread = threading.Thread(target=asyncio.run, args=(serving,))
@@ -216,7 +220,7 @@ def test_a_certificate_that_ends_is_not_believed_on_its_old_connection(
     with contextlib.closing(kept):
         assert ask(kept, [ANN])[0] == 200
         now = time.time()
-        monkeypatch.setattr(front_proxy.time, "time", lambda: now + 3 * 86_400)
+        monkeypatch.setattr(time, "time", lambda: now + 3 * 86_400)
         assert ask(kept, [ANN])[0] == 401
 
 

@@ -18,6 +18,7 @@ from streams.web import commands
 from streams.web.answers import Answers, RefusedError
 from streams.web.commands import CannotSayError, answer_of
 from streams.web.policies import MAX_FINDINGS, MAX_TEXT, Policies
+from streams.web.turns import GoneError
 from tests.waiting import until
 
 PATHS = ("/api/policies", "/api/backtest", "/api/recommend")
@@ -131,7 +132,7 @@ def test_a_command_ends_when_the_browser_is_gone(monkeypatch: pytest.MonkeyPatch
         await view._policies(Request({"type": "http", "headers": [], "query_string": b""}, receive))
 
     monkeypatch.setattr(commands, "run_whole", long)
-    with pytest.raises(RefusedError, match="gone"):
+    with pytest.raises(GoneError, match="gone"):
         asyncio.run(asyncio.wait_for(look(), 60))
     assert ended.is_set()
 

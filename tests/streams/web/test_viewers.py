@@ -20,7 +20,7 @@ from tests.waiting import until
 class Rights:
     """A viewer with the rights of a table; a namespace that it lacks is undecided."""
 
-    cluster = ""
+    cluster = asker = ""
 
     def __init__(self, **rights: bool) -> None:
         self.rights = {"": False, **rights}
