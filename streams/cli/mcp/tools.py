@@ -147,8 +147,9 @@ TOOLS: Final = (
         "Why a connection is allowed or denied",
         "Say whether source may connect to destination, which policies decide, and why the others do not match. With "
         "record_id or at, the policies of that time answer, and what has changed since is listed; otherwise the "
-        "cluster as it is now.",
-        ("at", "since", "until", "cluster"),
+        "cluster as it is now. With suggest, the answer also has the smallest NetworkPolicies that would allow the "
+        "connection today: for a person to review, because allowing it may be wrong. Nothing is applied anywhere.",
+        ("at", "suggest", "since", "until", "cluster"),
         _explain,
         {
             "source": text_schema("NAMESPACE/POD, or an address."),

@@ -48,6 +48,8 @@ def test_arguments_become_options_and_ends_stand_behind_the_last_option() -> Non
     assert _words("observe", **{"from": ["10.0.0.0/8"]}, by="reason")[2:] == ("--from=10.0.0.0/8", "--by=reason")
     assert _words("explain", source="--help", destination="--at=1h")[-3:] == ("--", "--help", "--at=1h")
     assert _words("explain", record_id="ring-1", since="2d")[1:] == ("--output=json", "--since=2d", "--", "ring-1")
+    assert _words("explain", record_id="ring-1", suggest=True)[1:] == ("--output=json", "--suggest", "--", "ring-1")
+    assert _words("explain", record_id="ring-1", suggest=False)[1:] == ("--output=json", "--", "ring-1")
     assert _words("backtest", delete=["NetworkPolicy/a/b"], replace=False)[1:] == (
         "--output=json", "--delete=NetworkPolicy/a/b",
     )  # fmt: skip

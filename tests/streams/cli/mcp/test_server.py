@@ -25,10 +25,10 @@ _WEIR = Path(sys.prefix) / "bin/weir"
 class Server:
     """`weir mcp`, with a Kafka that does not exist."""
 
-    def __init__(self, *, folder: Path) -> None:
+    def __init__(self, *, folder: Path, **env: str) -> None:
         self.process = subprocess.Popen(
             [_WEIR, "mcp", "--kafka", "127.0.0.1:1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, cwd=folder,
+            stderr=subprocess.PIPE, cwd=folder, env={**os.environ, **env},
         )  # fmt: skip
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -110,6 +110,57 @@ def test_mistakes_and_cancelled_requests_end_nothing_else_and_the_end_of_input_e
     assert code == 0, stderr
     assert all(json.loads(line)["jsonrpc"] == "2.0" for line in stdout.splitlines())
     assert not _runs(child)
+
+
+_SHOP = """
+{kind: Namespace, apiVersion: v1, metadata: {name: shop}}
+---
+kind: Pod
+apiVersion: v1
+metadata: {name: web, namespace: shop, uid: u1, labels: {app: web}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}], phase: Running}
+---
+kind: Pod
+apiVersion: v1
+metadata: {name: db, namespace: shop, uid: u2, labels: {app: db}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {podIP: 10.0.0.2, podIPs: [{ip: 10.0.0.2}], phase: Running}
+---
+kind: NetworkPolicy
+apiVersion: networking.k8s.io/v1
+metadata: {name: db, namespace: shop}
+spec: {podSelector: {matchLabels: {app: db}}, policyTypes: [Ingress]}
+"""
+
+
+def test_explain_says_what_would_allow_a_connection_and_changes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "shop.yaml").write_text(_SHOP)
+    server = Server(folder=tmp_path, WEIR_SOURCE=f"manifests:{folder}")
+    try:
+        ends = {"source": "shop/web", "destination": "shop/db:5432"}
+        server.send("tools/call", 2, name="explain", arguments=ends)
+        assert "suggestion" not in server.read()["result"]["structuredContent"]["answer"]
+        server.send("tools/call", 3, name="explain", arguments={**ends, "suggest": True})
+        found = server.read()["result"]["structuredContent"]
+        assert found["command"] == "weir explain --output=json --suggest -- shop/web shop/db:5432"
+        (policy,) = found["answer"]["suggestion"]["policies"]
+        assert policy["spec"] == {
+            "podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}],
+                         "ports": [{"protocol": "TCP", "port": 5432}]}],
+        }  # fmt: skip
+        assert found["answer"]["verdict"] == "deny"
+        assert (folder / "shop.yaml").read_text() == _SHOP
+        server.send("tools/call", 4, name="explain", arguments={**ends, "suggest": "--kafka=elsewhere"})
+        refused = server.read()["result"]
+        assert refused["isError"]
+        assert refused["content"][0]["text"] == "suggest: '--kafka=elsewhere' is not of type 'boolean'"
+        assert server.end()[0] == 0
+    finally:
+        server.process.kill()
 
 
 def test_a_message_that_is_too_long_ends_the_input() -> None:
