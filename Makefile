@@ -1,6 +1,6 @@
 # Each target has its help text behind `##`; `make` without a target lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image cluster cluster-down e2e test attack kernels test-cluster test-install lint unit first-packets hunt chaos custody applied bench conformance bench-policy bench-watch bench-history pictures docs clean
+.PHONY: help setup demo image cluster cluster-down e2e test attack kernels test-cluster test-install lint unit first-packets hunt chaos custody applied bench conformance bench-policy bench-watch bench-history pictures docs version release clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -96,6 +96,12 @@ pictures: setup ## take pictures of the page in Chromium, light and dark, wide a
 
 docs: ## generate what comes from the code: docs/settings.md, metrics.md, kafka-acls.md, helm-values.md, deploy/kafka, files of the chart
 	@$(PY) -m tests.docs.generate
+
+version: setup ## write VERSION=X.Y.Z everywhere that the version stands, and give it the unreleased part of the changelog
+	@$(PY) -m deploy.release bump '$(VERSION)'
+
+release: setup ## build a version into dist/ and publish nothing: wheel, images, lists of parts, provenance, digests; KEY=file signs, URL=https://... for krew's manifest, ARCH=amd64,arm64
+	@$(PY) -m deploy.release build $(if $(KEY),--key '$(KEY)') $(if $(URL),--url '$(URL)') $(if $(ARCH),--arch '$(ARCH)')
 
 clean: ## remove the virtual environment and the caches of tools; the cache of downloads and builds stays
 	test ! -e .venv/kubeweir.making || rm -rf .venv

@@ -9,10 +9,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from deploy.release.tree import ROOT, version_of
 from enrich.runtime.version import version_text
 from probe.main import command as weir_probe
 from streams.cli.main import command as weir
 from streams.main import command as weir_streams
+from tests import cni
 
 COMMANDS = {"weir": weir, "weir-probe": weir_probe, "weir-streams": weir_streams}
 
@@ -34,6 +36,13 @@ def test_version_names_the_command_and_its_version(name: str, command: click.Com
 
 def test_weir_version_prints_the_version_alone() -> None:
     assert CliRunner().invoke(weir, ["version"]).output == f"{version_text()}\n"
+
+
+def test_the_cni_plugin_says_its_version_too() -> None:
+    done = subprocess.run(
+        [cni.program(), "--version"], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
+    )
+    assert done.stdout == f"weir-cni, version {version_of(ROOT)}\n"
 
 
 @pytest.mark.parametrize(

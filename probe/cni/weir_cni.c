@@ -38,6 +38,8 @@
 #include <time.h>
 #include <unistd.h>
 
+/* kubeweir's, which `weir-cni --version` prints; that of CNI is in the answer to VERSION. */
+#define RELEASE "0.1.0"
 #define DEFAULT_SOCKET "/run/kubeweir/cni.sock"
 #define DEFAULT_WAIT_S 10
 #define MAX_WAIT_S 120
@@ -339,7 +341,7 @@ static int without_answer(const char *command, const char *path)
 	return fail(TRY_AGAIN_LATER, "weir-probe does not answer", details);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const char *command = getenv("CNI_COMMAND"), *netns_path = getenv("CNI_NETNS");
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)] = DEFAULT_SOCKET;
@@ -347,6 +349,10 @@ int main(void)
 	int netns, code, deleting;
 	long deadline;
 
+	if (argc > 1 && !strcmp(argv[1], "--version")) {
+		puts("weir-cni, version " RELEASE);
+		return 0;
+	}
 	if (!command)
 		return fail(ENVIRONMENT, "CNI_COMMAND is not set", "weir-cni is run by container runtimes, not by people");
 	if (!strcmp(command, "VERSION")) {

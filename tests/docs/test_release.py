@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 
+from deploy.release.tree import PLACES
 from enrich.runtime.settings import described
 from tests.docs.generate import SETTINGS
 from tests.docs.pages import ROOT, page
@@ -12,14 +13,8 @@ from tests.docs.pages import ROOT, page
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
-def test_the_image_and_the_manifests_have_the_projects_version() -> None:
-    for name, pattern in (
-        ("deploy/image/Dockerfile", r"ARG VERSION=(\S+)"),
-        ("deploy/kubernetes/kustomization.yaml", r"newTag: (\S+)"),
-        ("deploy/kubernetes/detach/kustomization.yaml", r"newTag: (\S+)"),
-        ("deploy/helm/kubeweir/Chart.yaml", r"(?m)^version: (\S+)"),
-        ("deploy/helm/kubeweir/Chart.yaml", r"(?m)^appVersion: (\S+)"),
-    ):
+def test_every_place_has_the_projects_version() -> None:
+    for name, pattern in PLACES:
         assert re.findall(pattern, (ROOT / name).read_text()) == [VERSION], name
 
 
