@@ -1,6 +1,6 @@
 # Each target has its help text behind `##`; `make` without a target lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image cluster cluster-down e2e test attack kernels test-cluster test-install lint unit first-packets hunt chaos custody applied bench conformance bench-policy bench-watch bench-history pictures docs version release clean
+.PHONY: help setup demo image cluster cluster-down e2e test attack kernels test-cluster test-install lint unit first-packets hunt chaos custody applied bench conformance bench-policy bench-watch bench-history bench-map pictures docs version release clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -88,6 +88,9 @@ conformance: setup ## run the policy cases with real packets; DIR=folder FAMILY=
 
 bench-policy: setup ## measure policy from the index to the kernel's maps, at 100, 1,000 and 10,000 pods
 	@$(PY) -m tests.bench_policy
+
+bench-map: setup ## measure the page's map of 1,000 workloads and 5,000 connections: first paint, frames a second while dragged
+	@$(PY) -m tests.bench_map
 
 pictures: setup ## take pictures of the page in Chromium, light and dark, wide and narrow, into build/pictures
 	@mkdir -p build/pictures
