@@ -19,7 +19,7 @@ from enrich.model import NetworkPolicy
 from enrich.wire.bounds import is_namespace
 from enrich.wire.whose import is_foreign
 from streams.alerts.alert import AlertState
-from streams.alerts.deltas import fingerprint
+from streams.alerts.deltas import MAX_VALUE_LENGTH, fingerprint
 from streams.kafka.connection import Connection, NoTopicError, ReadError
 from streams.kafka.consumer_groups import group_names, others_of
 from streams.kafka.reading import TopicReader
@@ -35,11 +35,11 @@ _WHOLE_S: Final = 600.0
 """How long only new states are read. Kafka keeps the mark of a deleted one for a day."""
 _RECORDS_PER_READ: Final = 5000
 _WAIT_S: Final = 0.1
-MAX_KEPT: Final = 10_000
+MAX_KEPT: Final = 5_000
 """Alerts that are kept, at most. 64 rules that fire as often as WEIR_ALERT_FIRING lets them by default make 3,264."""
 _MAX_TEXT: Final = 1000
-_MAX_TEXTS: Final = 32
-"""Characters of a text, and fields of an alert, that are kept. Whoever may write the state chooses them."""
+_MAX_FIELDS: Final = 16
+"""Characters of a text, and fields of a group, that are kept. Whoever may write the state chooses them."""
 _ENDS: Final = ("subject", "peer", "src", "dest")
 
 
@@ -165,14 +165,15 @@ def named_alert(key: bytes, value: bytes | None, cluster: str) -> Named | None:
     if state.status != "firing" or key != f"{state.rule}/{fingerprint(state.rule, state.group)}".encode():
         return None
     record: Mapping[str, Any] = state.record or {}
-    group = _texts(record.get("group"))
+    group = _group(record.get("group"))
     of = group.get("cluster", "")
     if is_foreign(of, cluster) or (state.group and is_foreign(state.group[0], cluster)):
         return None
-    annotations, count = _texts(record.get("annotations")), record.get("count")
+    annotations, count = record.get("annotations"), record.get("count")
+    annotations = annotations if isinstance(annotations, dict) else {}
     alert = FiringAlert(
         rule=_text(state.rule), severity=_text(record.get("severity")), cluster=of, group=group,
-        summary=annotations.get("summary", ""), description=annotations.get("description", ""),
+        summary=_text(annotations.get("summary")), description=_text(annotations.get("description")),
         started=_text(record.get("startsAt")), count=count if isinstance(count, int) else 0,
         policy=_text(record.get("policy")), change=_text(record.get("change")),
         changed_by=_text(record.get("changedBy")), digest=record.get("digest") is True,
@@ -184,9 +185,10 @@ def _text(value: object) -> str:
     return value[:_MAX_TEXT] if isinstance(value, str) else ""
 
 
-def _texts(value: object) -> dict[str, str]:
+def _group(value: object) -> dict[str, str]:
+    """Return the fields of a group, as long as a worker writes them."""
     items = value.items() if isinstance(value, dict) else ()
-    return {_text(name): _text(text) for name, text in islice(items, _MAX_TEXTS)}
+    return {_text(name)[:MAX_VALUE_LENGTH]: _text(text)[:MAX_VALUE_LENGTH] for name, text in islice(items, _MAX_FIELDS)}
 
 
 def _places(alert: FiringAlert, pairs: object) -> list[tuple[str, ...]]:
@@ -197,7 +199,7 @@ def _places(alert: FiringAlert, pairs: object) -> list[tuple[str, ...]]:
     places = [(alert.policy.split()[1].partition("/")[0],)] if _is_of_namespace(alert.policy) else []
     if isinstance(pairs, list):
         # Ten of the pairs are listed. Whose the others are is only known by the policy.
-        return [*places, *(_namespaces(_texts(one)) for one in pairs)] if places else []
+        return [*places, *(_namespaces(_group(one)) for one in pairs)] if places else []
     return [*places, *([found] if (found := _namespaces(alert.group)) else [])]
 
 

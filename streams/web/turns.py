@@ -22,7 +22,7 @@ from typing import Final
 OF_ONE: Final = 6
 """Questions of one person that are answered or wait: as many as a browser has connections to one server."""
 OF_ALL: Final = 48
-"""The same of all people together."""
+"""The same of all people together, beside the first one of each."""
 
 
 _LOOK_S: Final = 0.5
@@ -81,7 +81,9 @@ class Turns:
                 f"{own} {self._what} of yours are answered now or wait for their turn, as many as may: wait for their "
                 "answers, or close other tabs."
             )
-        if self._running.total() + sum(map(len, self._waiting.values())) >= self._most:
+        # Somebody may have accounts without number. Whoever has no other question always has room for one: a connection
+        # is needed for each, and the server has a limit of those.
+        if own and self._running.total() + sum(map(len, self._waiting.values())) >= self._most:
             raise TooManyError(f"Too many {self._what} wait for their turn: try again.")
 
     def _give(self) -> None:

@@ -172,6 +172,22 @@ def test_what_is_not_decided_is_withheld_and_counted(monkeypatch: pytest.MonkeyP
     assert (answer["alerts"], answer["withheld"]) == ([], 1)
 
 
+def test_very_many_alerts_are_asked_about_by_their_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts, "_DECIDE_S", 60.0)
+    names = [f"team-{number}" for number in range(100)]
+    many = [find(rule=f"r{number}", group={"cluster": "c1", "src.namespace": names[number % 100]})
+            for number in range(3000)]  # fmt: skip
+    asked: list[str] = []
+
+    def review(_: str, namespace: str) -> int:
+        asked.append(namespace)
+        return ALLOWED if namespace in names[:50] else FORBIDDEN
+
+    (answer,) = ask(Fixed(Firing(many, "running")), TokenGate(review, max_kept=1000))
+    assert len(answer["alerts"]) + answer["left_out"] == 1500
+    assert (answer["withheld"], len(asked)) == (0, 101)
+
+
 def test_more_than_fit_are_counted_and_a_failure_is_kept() -> None:
     many = [find(rule=f"rule{number}") for number in range(alerts.MAX_SHOWN + 5)]
     (answer,) = ask(Fixed(Firing(many, "stopped", 3)), None)

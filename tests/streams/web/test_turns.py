@@ -126,11 +126,14 @@ def test_all_together_have_a_limit_and_without_authentication_all_are_one() -> N
         assert questions.running == ["", ""]
         (refused,) = [one for one in questions.tasks if one.done()]
         assert "Too many maps" in str(refused.exception())
+        await questions.ask("bob")
         with pytest.raises(TooManyError, match="Too many maps"):
             async with questions.turns.turn("bob", stays):
                 pass
+        await questions.answer()
+        assert questions.running == ["", "bob"], "who has no other question has room, and the next turn"
         await questions.answer_all()
-        assert len(questions.begun) == 8
+        assert len(questions.begun) == 9
 
     asyncio.run(run())
 
