@@ -1,5 +1,5 @@
-"""All tests in five pytest processes side by side. ``python -m tests [--lint] [pytest's arguments]``; each process gets
-the latter. ``--lint`` runs ``make lint`` beside them, which has one core to itself while the tests are collected.
+"""All tests in five pytest processes side by side. ``python -m tests [--lint] [pytest's arguments]``. ``--lint`` runs
+``make lint`` beside them, which has one core to itself while the tests are collected.
 
 Kernel tests mostly wait for the kernel, others for Kafka or an API server, so that five processes keep two cores busy.
 Each begins with the tests of one kind, and when these are done it takes what is left of the others
@@ -10,8 +10,8 @@ Each begins with the tests of one kind, and when these are done it takes what is
 3. ``kafka``: the tests with Kafka, traffic and the demo.
 4. ``cluster``: the tests with an API server, and the install on a real cluster.
 
-The first process collects alone, so that the others load the bytecode that it has compiled in a fresh clone. Its
-output is shown as it comes, that of the others when all have ended. They share no names: every test makes its
+One process collects the tests and forks the five (tests/lanes.py). The output of the first is shown as it comes, that
+of the others when all have ended. They share no names: every test makes its
 namespaces, pins, ports and folders under random names; the demo and the real cluster, which have fixed names, are in
 one file and in one folder, which one process runs. At the end stand the time and the counts of each ring, and one line
 for each reason for skips.
@@ -29,29 +29,23 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
-import pytest
-
+from tests.lanes import LANES, NO_TESTS, code_of, outcome, output_of, report_of
 from tests.programs import with_kept_bytecode
 from tests.report import RingReport, lines, merged
-from tests.work_queue import COLLECTED, LANES
 
 _ROOT: Final = Path(__file__).parents[1]
 LINT: Final = ("make", "--no-print-directory", "--old-file=setup", "lint")
 """Without the set-up, which was run before: beside the tests, it could take away what they use."""
-_NOTHING: Final = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def run(lane: str, folder: Path, arguments: Sequence[str], output: BinaryIO | None) -> subprocess.Popen[bytes]:
-    """Start one process. None has pytest's cache, which could not say what failed in the others."""
+def run(folder: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start the process that collects the tests. It has no cache of pytest, which could not say what failed where."""
     # Without "=" pytest takes the existing folder for a path of tests when it looks for its settings, and finds none.
-    options = ["-p", "tests.report", f"--report={folder / lane}", "-p", "tests.work_queue", f"--lane={lane}"]
+    options = ["-p", "tests.report", f"--report={folder / 'report'}", "-p", "tests.work_queue"]
     options += [f"--queue={folder / 'queue'}", "-p", "no:cacheprovider", "-o", "console_output_style=classic"]
-    if output is not None and sys.stdout.isatty():
-        options.append("--color=yes")
-    command = [sys.executable, "-m", "pytest", *options, *arguments]
-    return subprocess.Popen(command, env=with_kept_bytecode(os.environ), stdout=output, stderr=output)
+    return subprocess.Popen([sys.executable, "-m", "pytest", *options, *arguments], env=with_kept_bytecode(os.environ))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,27 +57,24 @@ def main(arguments: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "queue").mkdir()
-        outputs = {lane: stack.enter_context(tempfile.TemporaryFile()) for lane in LANES[1:]}
         running: dict[str, subprocess.Popen[bytes]] = {}
         try:
             lint = stack.enter_context(_lint(running)) if with_lint else None
-            running[LANES[0]] = run(LANES[0], folder, arguments, None)
-            _wait_until_collected(folder / "queue", running[LANES[0]])
-            running |= {lane: run(lane, folder, arguments, outputs[lane]) for lane in LANES[1:]}
+            running["tests"] = run(folder, arguments)
             # Ctrl-C reaches the processes by itself, and each reports what it has done until then.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            codes = {lane: _wait(lane, running[lane], last=lane == LANES[-1]) for lane in LANES}
+            code = running["tests"].wait()
+            codes = {lane: code_of(lane, folder, otherwise=code) for lane in LANES}
             if lint is not None:
                 codes["lint"] = lint.result()
         finally:
             for process in running.values():
                 process.terminate()
-        for output in outputs.values():
-            output.seek(0)
-            sys.stdout.buffer.write(output.read())
-        rings = merged(folder / lane for lane in LANES)
+        for output in (output_of(lane, folder) for lane in LANES):
+            sys.stdout.buffer.write(output.read_bytes() if output.exists() else b"")
+        rings = merged(report_of(lane, folder) for lane in LANES)
     _summarize(rings, codes, (time.monotonic() - started) / 60)
-    failed = [code for code in codes.values() if code not in (0, _NOTHING)]
+    failed = [code for code in codes.values() if code not in (0, NO_TESTS)]
     return failed[0] if failed else min(codes[lane] for lane in LANES)
 
 
@@ -93,8 +84,10 @@ def _lint(running: dict[str, subprocess.Popen[bytes]]) -> Iterator[Future[int]]:
 
     def wait() -> int:
         output = process.communicate()[0]
-        outcome = _outcome(process.returncode)
-        print(f"\ntest: lint {outcome}\n{'' if process.returncode == 0 else output.decode()}", flush=True)
+        print(
+            f"\ntest: lint {outcome(process.returncode)}\n{'' if process.returncode == 0 else output.decode()}",
+            flush=True,
+        )
         return process.returncode
 
     process = subprocess.Popen(LINT, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -103,27 +96,12 @@ def _lint(running: dict[str, subprocess.Popen[bytes]]) -> Iterator[Future[int]]:
         yield pool.submit(wait)
 
 
-def _wait_until_collected(queue: Path, first: subprocess.Popen[bytes]) -> None:
-    while first.poll() is None and not (queue / COLLECTED).exists():
-        time.sleep(0.1)
-
-
-def _wait(lane: str, process: subprocess.Popen[bytes], *, last: bool) -> int:
-    code = process.wait()
-    print(f"\ntest: {lane} {_outcome(code)}{'' if last else '; waiting for the others'}", flush=True)
-    return code
-
-
 def _summarize(rings: dict[str, RingReport], codes: dict[str, int], minutes: float) -> None:
-    print(f"\ntest: {', '.join(f'{lane} {_outcome(code)}' for lane, code in codes.items())}, {minutes:.1f} min")
+    print(f"\ntest: {', '.join(f'{lane} {outcome(code)}' for lane, code in codes.items())}, {minutes:.1f} min")
     print("\n".join(lines(rings)))
     passed, failed = sum(ring.passed for ring in rings.values()), sum(ring.failed for ring in rings.values())
     skipped = sum(sum(ring.skipped.values()) for ring in rings.values())
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
-
-
-def _outcome(code: int) -> str:
-    return "passed" if code == 0 else "ran no test" if code == _NOTHING else f"FAILED (exit code {code})"
 
 
 if __name__ == "__main__":

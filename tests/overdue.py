@@ -40,8 +40,13 @@ class Overdue:
         self._failed: list[pytest.TestReport] = []
         self._settings: Any = None
         self._debugged = False
-        self._changed = threading.Condition()
         self._what, self._limit_s, self._deadline = "", 0.0, float("inf")
+        self.watch()
+
+    def watch(self) -> None:
+        """Start the thread, also again in a forked process: it does not have the one that was there before."""
+        # A new lock too: nobody would release one that the thread held meanwhile.
+        self._changed = threading.Condition()
         threading.Thread(target=self._watch, name="overdue", daemon=True).start()
 
     # --- what is watched

@@ -49,7 +49,7 @@ class Report:
     """A pytest plugin that counts and writes the report to a file."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._ring_of: dict[str, str] = {}
         self.rings = {ring: RingReport() for ring in RINGS}
 
@@ -69,7 +69,7 @@ class Report:
         elif report.when == "call":
             ring.passed += 1
         if report.when == "teardown":
-            self._path.write_bytes(msgspec.json.encode(self.rings))
+            self.path.write_bytes(msgspec.json.encode(self.rings))
 
 
 def _reason(longrepr: Any) -> str:

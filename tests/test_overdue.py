@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.report import merged
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[1]
 CONFTEST = """
@@ -110,7 +111,7 @@ def test_a_teardown_that_no_signal_reaches_ends_the_process_with_all_that_is_kno
     assert "'this' == 'that'" in done.stderr
     counts = merged([tmp_path / "report"])["unit"]
     assert (counts.passed, counts.failed) == (0, 2)
-    assert has_ended((tmp_path / "child").read_text())
+    until(lambda: has_ended((tmp_path / "child").read_text()))
 
 
 def test_a_report_that_fails_and_a_child_that_has_ended_do_not_keep_the_process_from_its_end() -> None:
@@ -119,7 +120,7 @@ def test_a_report_that_fails_and_a_child_that_has_ended_do_not_keep_the_process_
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the report is not complete: OSError('no space left on device')" in done.stderr
-    assert has_ended(done.stdout.strip())
+    until(lambda: has_ended(done.stdout.strip()))
 
 
 def test_a_run_that_does_not_end_fails(tmp_path: Path) -> None:

@@ -10,9 +10,13 @@ from typing import Any
 
 from tests import __main__ as tests_main
 from tests import work_queue
-from tests.work_queue import LANES, Group, WorkQueue
+from tests.lanes import LANES
+from tests.test_overdue import has_ended
+from tests.waiting import until
+from tests.work_queue import Group, WorkQueue
 
 ROOT = Path(__file__).parents[1]
+PATIENCE_S = 240
 CONFTEST = """
 import os, pathlib, pytest
 
@@ -23,13 +27,8 @@ def once():
     yield
     made.rename(made.with_suffix(".ended"))
 
-def pytest_configure(config):
-    first = pathlib.Path(__file__).with_name("first-has-collected")
-    assert config.option.lane == "computing" or first.exists(), "the first process must compile alone"
-
 def pytest_collection_finish(session):
-    if session.config.option.lane == "computing":
-        pathlib.Path(__file__).with_name("first-has-collected").touch()
+    pathlib.Path(__file__).with_name("collected").touch(exist_ok=False)
 """
 MARKS = {
     "computing": "",
@@ -42,6 +41,13 @@ MARKS = {
 
 def run(folder: Path, *options: str, **bodies: str) -> subprocess.CompletedProcess[str]:
     """Run a test with each body; a keyword is the lane and, after two underlines, what tells its files apart."""
+    with begin(folder, *options, **bodies) as running:
+        out, err = running.communicate()
+        return subprocess.CompletedProcess(running.args, running.returncode, out, err)
+
+
+def begin(folder: Path, *options: str, **bodies: str) -> subprocess.Popen[str]:
+    """Begin such a run."""
     markers = "".join(f"  {name}: m\n" for name in ("kernel", "clsact", "kafka", "cluster", "e2e"))
     (folder / "pytest.ini").write_text(f"[pytest]\nmarkers =\n{markers}")
     for name, body in bodies.items():
@@ -51,7 +57,7 @@ def run(folder: Path, *options: str, **bodies: str) -> subprocess.CompletedProce
     command = [sys.executable, "-m", "tests", *options, "-c", str(folder / "pytest.ini"), str(folder)]
     # The plugins that are installed take more than a second of CPU in each process.
     env = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_failing_test_fails_the_run_and_outputs_are_not_mixed(tmp_path: Path) -> None:
@@ -60,6 +66,58 @@ def test_a_failing_test_fails_the_run_and_outputs_are_not_mixed(tmp_path: Path) 
     assert done.stdout.count("FAILED (exit code 1)") == 2, "when the process ends, and in the summary"
     assert done.stdout.splitlines()[-1] == "4 passed, 1 failed, 0 skipped"
     assert all(f"test_{kind}.py {'F' if kind == 'kafka' else '.'}\n" in done.stdout for kind in MARKS)
+    assert done.stdout.count("collected 5 items") == 1
+
+
+def test_a_report_has_what_its_own_test_has_printed(tmp_path: Path) -> None:
+    """All print at the same time, and wait for each other."""
+    body = (
+        "import os, pathlib, sys, time\n"
+        "    for number in range(100): print('OUT NAME', number); os.write(2, b'ERR NAME %d\\n' % number)\n"
+        "    pathlib.Path(__file__).with_suffix('.printed').touch()\n"
+        "    while len(list(pathlib.Path(__file__).parent.glob('*.printed'))) < 5: time.sleep(0.01)\n"
+        "    assert 0"
+    )
+    done = run(tmp_path, **{kind: body.replace("NAME", kind) for kind in MARKS})
+    assert done.stdout.splitlines()[-1] == "0 passed, 5 failed, 0 skipped"
+    for kind in MARKS:
+        _, _, report = done.stdout.partition(f"_ test_{kind} _")
+        captured = report.partition("short test summary")[0]
+        for way in ("OUT", "ERR"):
+            printed = [line for line in captured.splitlines() if line.startswith(way)]
+            assert printed == [f"{way} {kind} {number}" for number in range(100)]
+
+
+def test_a_test_that_no_signal_ends_is_ended_with_its_process(tmp_path: Path) -> None:
+    hang = (
+        "import signal, threading\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\n"
+        "    threading.Event().wait()"
+    )
+    (tmp_path / "overdue_soon.py").write_text(
+        "from tests.overdue import Overdue\ndef pytest_configure(config):\n"
+        "    config.pluginmanager.register(Overdue(config, grace_s=1), 'kubeweir-overdue')\n"
+    )
+    plugins = ("-p", "pytest_timeout", "-p", "overdue_soon", "-o", f"pythonpath={tmp_path}", "--timeout=1")
+    done = run(tmp_path, *plugins, computing="pass", kafka=hang)
+    assert done.returncode == 1, done.stdout + done.stderr
+    # The process that shows its output at once may have taken the test.
+    assert "overdue: test_kafka.py::test_kafka has not ended" in done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "1 passed, 1 failed, 0 skipped"
+
+
+def test_a_run_that_is_ended_ends_its_processes(tmp_path: Path) -> None:
+    body = (
+        "import os, pathlib, threading\n"
+        "    pathlib.Path(__file__).with_name(f'runs-{os.getpid()}').touch()\n"
+        "    threading.Event().wait()"
+    )
+    with begin(tmp_path, **dict.fromkeys(MARKS, body)) as running:
+        until(lambda: len(list(tmp_path.glob("runs-*"))) == len(LANES))
+        running.terminate()
+        assert running.wait(PATIENCE_S) != 0
+    pids = [file.name.partition("-")[2] for file in tmp_path.glob("runs-*")]
+    until(lambda: all(has_ended(pid) for pid in pids))
 
 
 def test_a_kind_without_tests_is_not_a_failure(tmp_path: Path) -> None:
@@ -104,10 +162,10 @@ def test_no_process_is_idle_while_another_has_work_left(tmp_path: Path) -> None:
     assert 1 <= len(list(tmp_path.glob("once-*.ended"))) == len(list(tmp_path.glob("once-*"))) <= len(LANES)
 
 
-def test_all_processes_use_the_projects_settings() -> None:
+def test_the_projects_settings_are_used() -> None:
     command = [sys.executable, "-m", "tests", "--collect-only", "-o", "testpaths=tests/test_waiting.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.count("configfile: pyproject.toml") == len(LANES), done.stdout
+    assert done.stdout.count("configfile: pyproject.toml") == 1, done.stdout
 
 
 def groups(*named: str) -> list[Group]:

@@ -1,11 +1,11 @@
 """A pytest plugin by which several pytest processes share one list of tests (``-p tests.work_queue``).
 
-1. Each process collects all tests. They are cut into groups: the tests of a file that are in the same lane. A lane is
-   the outside world that a test waits for; kernel tests have a lane for each way of attaching, because another way
-   needs another rig.
+1. One process collects all tests, and forks the others (tests/lanes.py). The tests are cut into groups: those of a
+   file that are in the same lane. A lane is the outside world that a test waits for; kernel tests have a lane for each
+   way of attaching, because another way needs another rig.
 2. A process takes a group by making a file of the group's name, which can be made only once (``--queue FOLDER``).
-3. It takes the groups of its own lane (``--lane NAME``) first, so that most runs make a broker or a rig only once. When
-   its lane is empty, it goes to the lane with the most work left, and stays there until that one is empty too.
+3. It takes the groups of its own lane first, so that most runs make a broker or a rig only once. When its lane is
+   empty, it goes to the lane with the most work left, and stays there until that one is empty too.
 4. In a lane the longest group is the first, so that the processes end at about the same time. The time of a group is
    estimated from its number of tests.
 5. Some files take both cores, or need that something is done in time. They are the first of their lane, and of all
@@ -27,8 +27,9 @@ from typing import Any, BinaryIO, Final, cast
 
 import pytest
 
-LANES: Final = ("computing", "tcx", "clsact", "kafka", "cluster")
-"""The lanes, and the processes that begin with them."""
+from tests import lanes
+from tests.lanes import LANES
+
 _SECONDS: Final = {"computing": 0.15, "tcx": 2, "clsact": 2, "kafka": 8, "cluster": 12}
 """About how long a test of a lane takes while all processes run."""
 _PACKAGES: Final = ("tests/cluster/whole/", "tests/services/")
@@ -40,8 +41,6 @@ _ALONE: Final = (
     "tests/kafka/test_stalls_of_the_roles.py",
 )
 """Files of which only one runs at a time."""
-COLLECTED: Final = "collected"
-"""The file in the queue's folder that says that a process has collected all tests."""
 _POLL_S: Final = 0.2
 
 
@@ -131,9 +130,8 @@ def _lock(file: BinaryIO) -> bool:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--queue`` and ``--lane``."""
+    """Add ``--queue``."""
     parser.addoption("--queue", type=Path, help="folder in which the processes write which groups they have taken")
-    parser.addoption("--lane", choices=LANES, default=LANES[0], help="lane whose groups this process takes first")
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
@@ -143,10 +141,10 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         return None
     if session.testsfailed and not config.option.continue_on_collection_errors:
         raise session.Interrupted(f"{session.testsfailed} errors during collection")
-    (config.option.queue / COLLECTED).touch()
+    lane = lanes.fork(config, config.option.queue.parent)
     # Only the session goes on after a group: what it has set up stays, and all else is torn down.
     after = cast("pytest.Item", session)
-    for group in WorkQueue(config.option.queue, config.option.lane, groups_of(session.items)).taken():
+    for group in WorkQueue(config.option.queue, lane, groups_of(session.items)).taken():
         for item, following in zip(group.items, [*group.items[1:], after], strict=True):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             _stop_if_requested(session)
