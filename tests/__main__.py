@@ -31,7 +31,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from tests.lanes import LANES, NO_TESTS, code_of, outcome, output_of, report_of
+from tests import durations
+from tests.lanes import LANES, NO_TESTS, code_of, durations_of, outcome, output_of, report_of
 from tests.programs import with_kept_bytecode
 from tests.report import RingReport, lines, merged
 
@@ -73,6 +74,10 @@ def main(arguments: Sequence[str]) -> int:
         for output in (output_of(lane, folder) for lane in LANES):
             sys.stdout.buffer.write(output.read_bytes() if output.exists() else b"")
         rings = merged(report_of(lane, folder) for lane in LANES)
+        taken = durations.merged(durations_of(lane, folder) for lane in LANES)
+    durations.keep(taken)
+    if taken:
+        print("\n".join(["", "test: what took most CPU", *durations.lines(taken)]))
     _summarize(rings, codes, (time.monotonic() - started) / 60)
     failed = [code for code in codes.values() if code not in (0, NO_TESTS)]
     return failed[0] if failed else min(codes[lane] for lane in LANES)

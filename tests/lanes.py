@@ -16,6 +16,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +39,11 @@ def output_of(lane: str, folder: Path) -> Path:
 def report_of(lane: str, folder: Path) -> Path:
     """Return the file of a lane's report (tests/report.py)."""
     return folder / f"{lane}.report"
+
+
+def durations_of(lane: str, folder: Path) -> Path:
+    """Return the file of how long the groups took that a lane's process has run (tests/durations.py)."""
+    return folder / f"{lane}.durations"
 
 
 def code_of(lane: str, folder: Path, otherwise: int) -> int:
@@ -118,9 +124,12 @@ def _wait(running: dict[int, str], folder: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end_all)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    began = time.monotonic()
     while running:
-        pid, status = os.wait()
+        pid, status, used = os.wait4(-1, 0)
         if (lane := running.pop(pid, None)) is not None:
             code = os.waitstatus_to_exitcode(status)
             (folder / f"{lane}.code").write_text(str(code))
-            print(f"\ntest: {lane} {outcome(code)}{'; waiting for the others' if running else ''}", flush=True)
+            minutes, cpu = (time.monotonic() - began) / 60, (used.ru_utime + used.ru_stime) / 60
+            took = f"after {minutes:.1f} min with {cpu:.1f} of CPU"
+            print(f"\ntest: {lane} {outcome(code)} {took}{'; waiting for the others' if running else ''}", flush=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from probe.kernel.program_cache import ProgramCache
 
-_CACHE = Path(os.environ.get("KUBEWEIR_CACHE", "/var/cache/kubeweir"))
-_FOLDER = _CACHE / "programs"
+CACHE_FOLDER = Path(os.environ.get("KUBEWEIR_CACHE", "/var/cache/kubeweir"))
+_FOLDER = CACHE_FOLDER / "programs"
 
 CACHE = ProgramCache(_FOLDER / "tests", most=64)
 """What tests load in their own process: the sources and sizes of all tests."""
@@ -28,4 +28,4 @@ def use_for_services() -> None:
 def with_kept_bytecode(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which Python keeps bytecode, outside the tree, also for a user who wants none in it."""
     kept = {name: value for name, value in environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPYCACHEPREFIX": str(_CACHE / "bytecode")}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(CACHE_FOLDER / "bytecode")}

@@ -6,8 +6,8 @@
 2. A process takes a group by making a file of the group's name, which can be made only once (``--queue FOLDER``).
 3. It takes the groups of its own lane first, so that most runs make a broker or a rig only once. When its lane is
    empty, it goes to the lane with the most work left, and stays there until that one is empty too.
-4. In a lane the longest group is the first, so that the processes end at about the same time. The time of a group is
-   estimated from its number of tests.
+4. In a lane the longest group is the first, so that the processes end at about the same time. How long a group takes
+   is known from earlier runs (tests/durations.py); that of a new one is estimated from its number of tests.
 5. Some files take both cores, or need that something is done in time. They are the first of their lane, and of all
    processes only one runs such a file at a time: it holds a lock on a file of the folder. Without that, they would all
    be left at the end of a run, and disturb each other.
@@ -17,6 +17,7 @@ What has the scope of a session lives as long as the process, that of a module o
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import time
@@ -27,11 +28,12 @@ from typing import Any, BinaryIO, Final, cast
 
 import pytest
 
-from tests import lanes
+from tests import durations, lanes
+from tests.durations import Durations
 from tests.lanes import LANES
 
 _SECONDS: Final = {"computing": 0.15, "tcx": 2, "clsact": 2, "kafka": 8, "cluster": 12}
-"""About how long a test of a lane takes while all processes run."""
+"""About how long a test of a lane takes while all processes run, if nothing is known of its group."""
 _PACKAGES: Final = ("tests/cluster/whole/", "tests/services/")
 """Folders whose tests share what takes long to start, or depend on each other: each is one group."""
 _ALONE: Final = (
@@ -51,10 +53,12 @@ class Group:
     lane: str
     name: str
     items: list[pytest.Item] = field(default_factory=list)
+    seconds_of_one: float = 0.0
+    """How long one of its tests takes, on average."""
 
     @property
     def seconds(self) -> float:
-        return len(self.items) * _SECONDS[self.lane]
+        return len(self.items) * self.seconds_of_one
 
     @property
     def is_alone(self) -> bool:
@@ -73,14 +77,17 @@ def lane_of(item: pytest.Item) -> str:
     return "computing"
 
 
-def groups_of(items: Sequence[pytest.Item]) -> list[Group]:
+def groups_of(items: Sequence[pytest.Item], known: Durations) -> list[Group]:
     """Return all groups: those of which only one runs at a time, then the others, the longest first."""
     found: dict[tuple[str, str], Group] = {}
     for item in items:
         file = item.nodeid.partition("::")[0]
         name = next((package for package in _PACKAGES if file.startswith(package)), file)
         key = lane_of(item), name
-        found.setdefault(key, Group(*key)).items.append(item)
+        if key not in found:
+            earlier = known.get(" ".join(key))
+            found[key] = Group(*key, seconds_of_one=earlier.of_one if earlier else _SECONDS[key[0]])
+        found[key].items.append(item)
     return sorted(found.values(), key=lambda group: (not group.is_alone, -group.seconds, group.name))
 
 
@@ -141,14 +148,29 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         return None
     if session.testsfailed and not config.option.continue_on_collection_errors:
         raise session.Interrupted(f"{session.testsfailed} errors during collection")
+    # Before the fork: all must have the same order.
+    groups = groups_of(session.items, durations.read())
     lane = lanes.fork(config, config.option.queue.parent)
+    for group in WorkQueue(config.option.queue, lane, groups).taken():
+        _run(session, group, lanes.durations_of(lane, config.option.queue.parent))
+    return True
+
+
+def _run(session: pytest.Session, group: Group, taken: Path) -> None:
+    """Run a group, and note how long it took if all went well: what fails waits for long."""
+    failed = session.testsfailed
     # Only the session goes on after a group: what it has set up stays, and all else is torn down.
     after = cast("pytest.Item", session)
-    for group in WorkQueue(config.option.queue, lane, groups_of(session.items)).taken():
+    with contextlib.suppress(_FailedError), durations.measured(f"{group.lane} {group.name}", len(group.items), taken):
         for item, following in zip(group.items, [*group.items[1:], after], strict=True):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             _stop_if_requested(session)
-    return True
+        if session.testsfailed > failed:
+            raise _FailedError
+
+
+class _FailedError(Exception):
+    """A test of a group has failed."""
 
 
 def _stop_if_requested(session: Any) -> None:
