@@ -30,7 +30,7 @@ _HEARTBEAT_S: Final = 10.0
 _SAID: Final = {
     "slow": "This browser took records slower than they came.",
     "stopping": "The server is stopping.",
-    "expired": "The token has expired.",
+    "expired": "The token has expired, or the proxy that has signed you in is not believed any more.",
 }
 
 

@@ -29,6 +29,7 @@ from streams.web import front_proxy
 from streams.web.answers import Answers
 from streams.web.app import Page
 from streams.web.feed import FlowFeed
+from streams.web.flows import VIEWS_EACH
 from streams.web.front_proxy import FrontProxy, HeaderError, user_of
 from streams.web.role import _listening, _serve, check_web
 from tests.streams.web.authority import Authority
@@ -211,6 +212,48 @@ def test_another_authority_ends_the_belief_in_the_earlier_one(served: Served, tm
     # What cannot be read changes nothing.
     (served.folder / "ca.crt").write_text("no certificate")
     assert served.ask(later.sign("/CN=proxy"), ANN)[0] == 200
+
+
+def follow(connection: http.client.HTTPConnection, *headers: Header) -> http.client.HTTPResponse:
+    """Open a live view."""
+    connection.putrequest("GET", "/api/live")
+    for name, value in headers:
+        connection.putheader(name, value)
+    connection.endheaders()
+    return connection.getresponse()
+
+
+def test_an_open_view_ends_with_the_belief_in_its_proxy(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.web.flows._HEARTBEAT_S", 0.05)
+    kept = served.connect(served.proxy())
+    with contextlib.closing(kept), follow(kept, ANN) as view:
+        assert view.status == 200
+        assert view.readline().startswith(b"event: kafka")
+        while b"still here" not in view.readline():
+            pass
+        (served.folder / "ca.crt").write_bytes(Authority(tmp_path / "later").file.read_bytes())
+        rest = view.read()
+        assert b"event: cut" in rest
+        assert b"the proxy that has signed you in is not believed any more" in rest
+
+
+def test_one_person_does_not_take_all_live_views(served: Served) -> None:
+    token = ("Authorization", "Bearer known")
+    with contextlib.ExitStack() as stack:
+
+        def open_view(files: tuple[Path, Path] | None, header: Header) -> http.client.HTTPResponse:
+            connection = stack.enter_context(contextlib.closing(served.connect(files)))
+            return stack.enter_context(follow(connection, header))
+
+        for _ in range(VIEWS_EACH):
+            view = open_view(None, token)
+            assert view.status == 200
+            view.readline()
+        refused = open_view(None, token)
+        assert (refused.status, b"of yours are open" in refused.read()) == (503, True)
+        assert open_view(served.proxy(), ANN).status == 200
 
 
 def test_a_certificate_that_ends_is_not_believed_on_its_old_connection(
