@@ -92,10 +92,11 @@ bench-policy: setup ## measure policy from the index to the kernel's maps, at 10
 bench-map: setup ## measure the page's map of 1,000 workloads and 5,000 connections: first paint, frames a second while dragged
 	@$(PY) -m tests.bench_map
 
-pictures: setup ## take pictures of the page in Chromium, light and dark, wide and narrow, into build/pictures
+pictures: setup ## take pictures of the page in Chromium, light and dark, wide and narrow, into build/pictures, and draw the README's
 	@mkdir -p build/pictures
 	@KUBEWEIR_PICTURES=$(CURDIR)/build/pictures $(PY) -m pytest -q tests/kafka/test_page.py tests/kafka/test_map.py -k "screens or thousand"
 	@ls $(CURDIR)/build/pictures/*.png
+	@$(PY) -m tests.readme_pictures
 
 docs: ## generate what comes from the code: docs/settings.md, metrics.md, kafka-acls.md, helm-values.md, deploy/kafka, files of the chart
 	@$(PY) -m tests.docs.generate
