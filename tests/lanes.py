@@ -12,6 +12,7 @@ not stand that: pytest's capture of output, the thread that ends what hangs, and
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import signal
@@ -29,6 +30,7 @@ LANES: Final = ("computing", "tcx", "clsact", "kafka", "cluster")
 """The lanes, and the processes that begin with them. The output of the first is shown as it comes."""
 NO_TESTS: Final = pytest.ExitCode.NO_TESTS_COLLECTED
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_PR_SET_PDEATHSIG: Final = 1
 
 
 def output_of(lane: str, folder: Path) -> Path:
@@ -70,6 +72,8 @@ def fork(config: pytest.Config, folder: Path) -> str:
     for lane in LANES:
         pid = os.fork()
         if pid == 0:
+            # When this process is killed, nobody waits for the others: the kernel ends them.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             _begin_again(config, lane, folder)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             return lane

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests import __main__ as tests_main
 from tests import work_queue
@@ -106,7 +109,9 @@ def test_a_test_that_no_signal_ends_is_ended_with_its_process(tmp_path: Path) ->
     assert done.stdout.splitlines()[-1] == "1 passed, 1 failed, 0 skipped"
 
 
-def test_a_run_that_is_ended_ends_its_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_ends_its_processes(how: signal.Signals, tmp_path: Path) -> None:
+    """By SIGTERM to what ``make`` has started, or by SIGKILL of the process that has collected the tests."""
     body = (
         "import os, pathlib, threading\n"
         "    pathlib.Path(__file__).with_name(f'runs-{os.getpid()}').touch()\n"
@@ -114,9 +119,10 @@ def test_a_run_that_is_ended_ends_its_processes(tmp_path: Path) -> None:
     )
     with begin(tmp_path, **dict.fromkeys(MARKS, body)) as running:
         until(lambda: len(list(tmp_path.glob("runs-*"))) == len(LANES))
-        running.terminate()
+        pids = [file.name.partition("-")[2] for file in tmp_path.glob("runs-*")]
+        collecting = Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1]
+        os.kill(running.pid if how == signal.SIGTERM else int(collecting), how)
         assert running.wait(PATIENCE_S) != 0
-    pids = [file.name.partition("-")[2] for file in tmp_path.glob("runs-*")]
     until(lambda: all(has_ended(pid) for pid in pids))
 
 
