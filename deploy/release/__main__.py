@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from cyclonedx.model.component import ComponentType
 from deploy.release import image, packages, sbom, statements
 from deploy.release.archives import digest
 from deploy.release.lock import pinned
-from deploy.release.rootfs import MACHINES
+from deploy.release.rootfs import MACHINES, run
 from deploy.release.tree import ROOT, Release, ReleaseError, read_release, set_version
 
 _REFUSED: Final = 3
@@ -39,7 +38,7 @@ def command() -> None:
 def bump(version: str, date: str | None) -> None:
     """Write VERSION everywhere that it stands, and give it what the changelog has under Unreleased."""
     set_version(version, date or datetime.now(UTC).strftime("%Y-%m-%d"))
-    subprocess.run([sys.executable, "-m", "tests.docs.generate"], cwd=ROOT, check=True)
+    run([sys.executable, "-m", "tests.docs.generate"], cwd=ROOT)
     click.echo(f"release: this tree is {version}: look at `git diff`, then commit it as 'Release {version}'")
 
 
@@ -68,7 +67,7 @@ def build(key: Path | None, url: str, arches: str, without_image: bool, out: Pat
     work = ROOT / "build/release"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    subprocess.run([ROOT / "deploy/web/libraries"], check=True, stdout=sys.stderr)
+    run([ROOT / "deploy/web/libraries"])
     _say(f"building {release.version} from the commit {release.commit[:12]}")
     materials, images = _build_files(release, url, chosen, work)
     subjects = images | {path.name: digest(path) for path in work.iterdir()}

@@ -19,6 +19,7 @@ PACKAGES: Final = (
 )  # fmt: skip
 """What the image has of Debian, beside what these need. `sleep` of coreutils is what the detached pods run; a shell is
 for people who look into a container."""
+_ORIGIN: Final = re.compile(r"Debian(-Security)?:12\b")
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,14 @@ def download(arch: str, cache: Path) -> list[Debian]:
     _apt(home, arch, "get", "update")
     install = ("install", "-y", "--no-install-recommends")
     planned = _apt(home, arch, "get", *install, "--simulate", *PACKAGES)
-    wanted = set(re.findall(r"(?m)^Inst (\S+) \((\S+) ", planned))
-    if not wanted:
+    found_there = re.findall(r"(?m)^Inst (\S+) \((\S+) (.*) \[", planned)
+    if not found_there:
         raise ReleaseError(f"apt finds no packages of Debian for {arch}")
+    # This machine may have other sources too, of which nothing gets into a release.
+    foreign = [name for name, _, origins in found_there if not all(map(_ORIGIN.match, origins.split(", ")))]
+    if foreign:
+        raise ReleaseError(f"apt would take these packages from elsewhere than Debian 12: {', '.join(foreign)}")
+    wanted = {(name, version) for name, version, _ in found_there}
     _apt(home, arch, "get", *install, "--download-only", *PACKAGES)
     found = []
     for path in sorted((home / "archives").glob("*.deb")):

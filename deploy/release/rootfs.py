@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +57,16 @@ MACHINES: Final = {
 }
 
 
-def run(command: Sequence[str | Path], **environment: str) -> None:
+def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
     """Run a program. Raises ReleaseError with its output if it fails."""
     try:
         done = subprocess.run(
-            list(command), env={**os.environ, **environment}, capture_output=True, text=True, check=False
+            list(command),
+            cwd=cwd,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except FileNotFoundError:
         raise ReleaseError(f"{command[0]} is needed, and is not installed") from None
@@ -153,7 +158,7 @@ def make_environment(machine: Machine, pins: Iterable[Pinned], python: Path, whe
                 "-r",
                 work / one.name,
             ]
-            run([*pip, *build, "-w", work], **_PURE[one.name])
+            run([*pip, *build, "-w", work], _PURE[one.name])
         else:
             ready.append(one)
     (work / "requirements.txt").write_text("".join(one.text for one in ready))

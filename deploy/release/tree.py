@@ -18,6 +18,7 @@ PLACES: Final = (
     ("deploy/helm/kubeweir/Chart.yaml", r"(?m)^appVersion: (\S+)"),
     ("probe/cni/weir_cni.c", r'(?m)^#define RELEASE "(\S+)"$'),
     ("README.md", r"(?m)^- Version ([0-9.]+): "),
+    ("docs/will-it-work.md", r"(?m)^Version ([0-9]+\.[0-9]+\.[0-9]+)\. "),
 )
 """Each file in which the version stands, once for each pattern."""
 _UNRELEASED: Final = "## [Unreleased]\n"

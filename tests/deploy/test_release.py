@@ -155,6 +155,18 @@ def test_two_builds_of_a_commit_are_equal_byte_for_byte(tree: Path, dist: Path, 
     }
 
 
+def test_the_sources_have_what_a_wheel_is_built_from(dist: Path) -> None:
+    with tarfile.open(dist / f"kubeweir-{VERSION}.tar.gz") as archive:
+        names = {one.partition("/")[2] for one in archive.getnames()}
+    assert {
+        "pyproject.toml",
+        "streams/web/static/vendor/uplot/uPlot.esm.js",
+        "deploy/man/weir.1",
+        "bpf/policy.c",
+    } <= names
+    assert not [one for one in names if one.startswith(("dist/", "build/", ".venv/"))]
+
+
 def test_digests_and_signature_are_checked_by_the_commands_of_the_page(dist: Path) -> None:
     commands = re.findall(r"(?m)^    ((?:openssl pkeyutl -verify|sha256sum) .*)$", page("docs/releasing.md").text)
     assert len(commands) == 2

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from deploy.release import oci, packages, rootfs
-from deploy.release.debian import Debian
+from deploy.release.debian import Debian, download
 from deploy.release.tree import ROOT, Release, ReleaseError, version_of
 
 pytestmark = pytest.mark.timeout(600)
@@ -109,6 +109,28 @@ def test_a_missing_compiler_is_named(wheel: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ReleaseError, match="linux-gnu-gcc is needed, and is not installed"):
         rootfs.make_own(NATIVE, wheel, tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    ("origins", "is_taken"),
+    [
+        ("Debian:12.15/oldstable", True),
+        ("Debian:12.15/oldstable, Debian-Security:12/oldstable-security", True),
+        ("Debian:13.1/stable", False),
+        ("Debian:12.15/oldstable, somebody:12/main", False),
+    ],
+)
+def test_only_packages_of_debian_12_are_taken(
+    origins: str, is_taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine may have other sources of packages."""
+
+    def answer(_home: Path, _arch: str, _program: str, *words: str) -> str:
+        return f"Inst python3 (3.11.2-1 {origins} [arm64])\n" if "--simulate" in words else ""
+
+    monkeypatch.setattr("deploy.release.debian._apt", answer)
+    with pytest.raises(ReleaseError, match="has not downloaded" if is_taken else "elsewhere than Debian 12: python3"):
+        download("arm64", tmp_path)
 
 
 def test_a_package_that_cannot_be_unpacked_ends_the_build(tmp_path: Path) -> None:
