@@ -22,6 +22,7 @@ from streams.cli.doctor.brokers import brokers, rights
 from streams.cli.doctor.finding import Finding, ok, problem, warning
 from streams.cli.doctor.reports import reports
 from streams.cli.doctor.topics import topics
+from streams.cli.doctor.transactions import transactions
 from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
 from streams.cli.number import Number
 from streams.cli.terminal import printable
@@ -43,8 +44,9 @@ def doctor(
 ) -> None:
     """Look whether Kafka and the Kubernetes API can be reached from here, and say what to do about what is wrong.
 
-    Each line says ok, warning or problem: of each broker, the rights of this user, the topics, each node and the
-    workers with their versions, clocks, and what this account may read from the API server. Nothing is changed.
+    Each line says ok, warning or problem: of each broker, the rights of this user, the topics, transactions that do not
+    end, each node and the workers with their versions, clocks, and what this account may read from the API server.
+    Nothing is changed.
 
     \b
     Exit 0: no problem. 1: some problem. 2: the command is wrong.
@@ -79,6 +81,7 @@ def _findings(
         asked = [
             asking.start("rights", partial(rights, connection, principal, settings.prefix, cluster)),
             asking.start(f"{settings.prefix}.*", partial(topics, connection, settings, partitions_given=given)),
+            asking.start("transactions", partial(transactions, connection, settings)),
             asking.start(settings.topics.status.name, partial(reports, connection, settings, cluster)),
         ]
         found += [one for each in asked for one in asking.findings(each)]

@@ -22,17 +22,23 @@ class CommittedOffsets:
 
     def __init__(self, connection: Connection, timeout_s: float) -> None:
         self._connection, self._timeout_s = connection, timeout_s
-        self._consumers: dict[str, RenewedClient[Consumer]] = {}
+        self._consumers: dict[tuple[str, bool], RenewedClient[Consumer]] = {}
 
-    def of(self, group: str, places: Sequence[TopicAndPartition]) -> dict[TopicAndPartition, int]:
+    def of(
+        self, group: str, places: Sequence[TopicAndPartition], *, stable: bool = True
+    ) -> dict[TopicAndPartition, int]:
         """Return what the group has committed of these partitions; those without an offset are left out.
 
-        Raises KafkaException."""
+        With ``stable``, it waits for transactions that have written offsets of the group, and are not committed or
+        aborted yet, as members of the group do. Raises KafkaException."""
         if not places:
             return {}
-        if group not in self._consumers:
-            self._consumers[group] = RenewedClient(lambda: make_consumer(self._connection, group, {}))
-        consumer = self._consumers[group]
+        key = (group, stable)
+        if key not in self._consumers:
+            # This setting also decides whether librdkafka asks for stable offsets.
+            level = {"isolation.level": "read_committed" if stable else "read_uncommitted"}
+            self._consumers[key] = RenewedClient(lambda: make_consumer(self._connection, group, level))
+        consumer = self._consumers[key]
         found = consumer.get().committed([TopicPartition(*place) for place in places], self._timeout_s)
         consumer.answered()
         for one in found:
@@ -42,8 +48,8 @@ class CommittedOffsets:
 
     def keep(self, groups: Collection[str]) -> None:
         """Disconnect from all groups but these."""
-        for group in self._consumers.keys() - set(groups):
-            _close(self._consumers.pop(group).give_up())
+        for key in [key for key in self._consumers if key[0] not in groups]:
+            _close(self._consumers.pop(key).give_up())
 
     def unanswered(self) -> None:
         """Note that Kafka has not answered, maybe some other client: replace the consumers that are connected."""

@@ -28,6 +28,8 @@ class Followed:
     has_record: Callable[[TopicAndPartition, int, int], bool] | None = None
     """Return whether there is a record between two offsets, if the reader can tell; else a second client looks."""
     partitions: dict[TopicAndPartition, FollowedPartition] = field(default_factory=dict)
+    reads_uncommitted: bool = False
+    """Whether it also reads the records of transactions that have not ended."""
     waited: int = 0
     ids: TopicIds = field(default_factory=TopicIds)
     missing: Stall = field(default_factory=lambda: Stall(0.0))

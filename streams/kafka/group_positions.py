@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import OffsetSpec
@@ -12,7 +13,10 @@ from confluent_kafka.admin import OffsetSpec
 from streams.kafka.committed import CommittedOffsets
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, ReadError, admin_client
 from streams.kafka.errors import error_text
-from streams.kafka.offsets import ask_while_leaders_move, first_or_last_offsets
+from streams.kafka.offsets import ask_while_leaders_move, first_or_last_offsets, stable_and_last_offsets
+from streams.kafka.open_transactions import committed_or_blocked
+
+_BLOCKED: Final = "a transaction that has not ended holds its offsets back: see weir doctor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +42,19 @@ def group_positions(connection: Connection, groups: Sequence[str], topics: Seque
     try:
         known = admin.list_topics(timeout=CALL_TIMEOUT_S).topics
         places = [(topic, partition) for topic in topics if topic in known for partition in known[topic].partitions]
-        starts, ends = (
-            ask_while_leaders_move(partial(first_or_last_offsets, admin, places, spec), CALL_TIMEOUT_S)
-            for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
-        )
+        ask = partial(first_or_last_offsets, admin, places, OffsetSpec.earliest())
+        starts = ask_while_leaders_move(ask, CALL_TIMEOUT_S)
+        # What is behind an open transaction waits, too.
+        _, ends = ask_while_leaders_move(partial(stable_and_last_offsets, admin, places), CALL_TIMEOUT_S)
         found = []
         for group in groups:
             try:
-                committed = offsets.of(group, places)
+                committed, is_blocked = committed_or_blocked(offsets, group, places)
             except KafkaException as error:
                 found.append(GroupPosition(group, "", 0, 0, error_text(error)))
+                continue
+            if is_blocked:
+                found.append(GroupPosition(group, "", 0, 0, _BLOCKED))
                 continue
             for topic in dict.fromkeys(topic for topic, _ in places):
                 own = {place: offset for place, offset in committed.items() if place[0] == topic}

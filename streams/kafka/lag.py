@@ -17,6 +17,10 @@ nothing wrong. So a thread with a client of its own asks, every few seconds, for
    stalled like a group, after 6 seconds at least, because a healthy one may need so long to begin again. The records
    that it reads when it begins count as turns: that may take minutes, and a restart would only begin it again.
 
+A transaction that does not end holds records back, or a group's offsets. What is behind it waits, so it counts as lag;
+but it is no stall, because no new client gets it either. /readyz names the transaction
+(:mod:`streams.kafka.open_transactions`).
+
 If Kafka does not answer for ``WEIR_STALL`` seconds, the role is not ready either. It is not restarted then, nor because
 of a group for which a missing right or another cause is known: a restart would change neither. Each group is measured
 and recovers by itself, so that one that Kafka refuses for ever leaves the others as they are.
@@ -44,7 +48,8 @@ from streams.kafka.consumer_groups import GroupCoordinators
 from streams.kafka.errors import error_text
 from streams.kafka.followed import Followed, FollowedPartition, WatchedThread
 from streams.kafka.next_record import has_record
-from streams.kafka.offsets import first_or_last_offsets
+from streams.kafka.offsets import first_or_last_offsets, stable_and_last_offsets
+from streams.kafka.open_transactions import OpenTransactions, Suspect
 from streams.kafka.records import TopicAndPartition
 from streams.kafka.topic_ids import rewind
 
@@ -85,6 +90,7 @@ class LagMonitor:
         self._lock = threading.Lock()
         self._admin = RenewedClient(lambda: admin_client(connection))
         self._committed, self._groups = CommittedOffsets(connection, _TIMEOUT_S), GroupCoordinators(connection)
+        self._open = OpenTransactions(connection, stall_s, self._committed)
         self._answered_at = time.monotonic()
         self._cause = ""
         self._failed: StopServiceError | None = None
@@ -110,6 +116,10 @@ class LagMonitor:
         watched.stall.limit_s = max(self._stall_s, _THREAD_STALL_S)
         self._watched.append(watched)
 
+    def suspect(self, suspect: Suspect) -> None:
+        """From now on, look whether a transaction that has not ended is why it fails. Call it before :meth:`start`."""
+        self._open.suspects.append(suspect)
+
     def start(self, end: Callable[[], None]) -> None:
         """Start to measure. ``end`` is called when the process is to end; then :meth:`check` says why."""
         self._end = end
@@ -132,6 +142,15 @@ class LagMonitor:
         made again."""
         if self._failed is not None:
             raise self._failed
+
+    def blocked(self, *, optional: bool = False) -> str | None:
+        """Return which transactions have not ended for so long that the role waits for them, in words. ``optional``:
+        for which only something waits without which it does its work."""
+        return "; ".join(self._open.problems(optional=optional)) or None
+
+    def with_cause(self, problem: str | None) -> str | None:
+        """Return the transactions for which the role waits, which may cause a problem, and then the problem."""
+        return "; ".join(filter(None, (self.blocked(), problem))) or None
 
     def problem(self) -> str | None:
         """Return what stalls, in words; None if nothing does."""
@@ -209,13 +228,17 @@ class LagMonitor:
 
     def _measure(self, followed: Sequence[Followed]) -> None:
         admin = self._admin.get()
-        self._committed.keep([one.group for one in followed])
+        self._committed.keep([*(one.group for one in followed), *(one.group for one in self._open.suspects)])
+        self._open.begin()
         if not followed:
             admin.list_topics(timeout=_TIMEOUT_S)  # raises if Kafka does not answer
         for one in followed:
             self._try_to_measure(admin, one)
             if one.ids.remade:
                 self._remade[one.group] = one
+        self._open.look_at_suspects(admin)
+        self._open.settle(admin)
+        self._excuse_who_waits(followed)
         # Only now: the role may end at once, and then it rewinds the groups that are noted.
         for one in followed:
             self._recover(one)
@@ -230,6 +253,14 @@ class LagMonitor:
             turns = watched.turns()
             watched.stall.update(waits=True, progressed=turns != watched.seen)
             watched.seen = turns
+
+    def _excuse_who_waits(self, followed: Sequence[Followed]) -> None:
+        """Let no time count in which a transaction keeps somebody from working. When it has ended, the role has its
+        whole time to go on by itself."""
+        stalls = [watched.stall for watched in self._watched if self._open.blocks(watched.depends_on)]
+        blocked = [one for one in followed if self._open.blocks_group(one.group)]
+        for stall in [*stalls, *(one.stall for each in blocked for one in self._own(each))]:
+            stall.update(waits=False, progressed=False)
 
     def _may_recover(self, watched: WatchedThread) -> bool:
         return not self._is_refused(watched)
@@ -258,7 +289,8 @@ class LagMonitor:
         places = followed.ids.look(admin, followed.topics)
         followed.missing.update(waits=bool(followed.ids.unseen), progressed=False)
         done = self._done(followed, places)
-        ends = first_or_last_offsets(admin, places, OffsetSpec.latest())
+        stable, ends = stable_and_last_offsets(admin, places)
+        stable = ends if followed.reads_uncommitted else stable
         # Nothing is committed, or the topic was made again, and is shorter.
         unknown = [place for place in places if not 0 <= done.get(place, -1) <= ends[place]]
         starts = first_or_last_offsets(admin, unknown, OffsetSpec.earliest())
@@ -273,13 +305,16 @@ class LagMonitor:
             end, at = ends[place], max(starts.get(place, done.get(place, 0)), begins.get(place, 0))
             due = partition.found != at or time.monotonic() >= partition.look_at
             if due and partition.stall.seconds > self._stall_s / 2:
-                self._look_for_record(followed, place, at, end, partition)
-            after = end if partition.empty_until >= end else at
+                self._look_for_record(followed, place, at, stable[place], partition)
+            # There is no record before the last stable offset, or there may be.
+            after = max(at, stable[place]) if partition.empty_until >= stable[place] else at
             progressed, is_first = partition.done != at, partition.done < 0
             partition.done, partition.records = at, end - after
             partition.seconds = partition.waiting.look(end, after)
-            partition.stall.update(waits=partition.records > 0, progressed=progressed or excused)
+            partition.stall.update(waits=after < stable[place], progressed=progressed or excused)
             committed = committed or (progressed and not is_first and partition.is_own)
+        own = {place: stable[place] for place, partition in followed.partitions.items() if partition.is_own}
+        self._open.note_offsets(followed.group, own, ends)
         self._export(followed, committed=committed)
 
     def _note_owner(self, followed: Followed) -> None:
@@ -333,7 +368,7 @@ class LagMonitor:
     def _done(self, followed: Followed, places: Sequence[TopicAndPartition]) -> Mapping[TopicAndPartition, int]:
         if followed.positions is not None:
             return followed.positions()
-        return self._committed.of(followed.group, places)
+        return self._open.committed_of(followed.group, places)
 
     def _look_for_record(
         self, followed: Followed, place: TopicAndPartition, at: int, end: int, partition: FollowedPartition

@@ -67,6 +67,19 @@ def first_or_last_offsets(
     return {(one.topic, one.partition): answer.result(2 * _TIMEOUT_S).offset for one, answer in answers.items()}
 
 
+def stable_and_last_offsets(
+    admin: AdminClient, places: Sequence[TopicAndPartition]
+) -> tuple[dict[TopicAndPartition, int], dict[TopicAndPartition, int]]:
+    """Return up to where readers of committed records get, and where the partitions end. In between, a transaction is
+    open, or some were written between the two questions. Raises KafkaException and TimeoutError."""
+    stable = first_or_last_offsets(admin, places, OffsetSpec.latest())
+    requests = {TopicPartition(*place): OffsetSpec.latest() for place in places}
+    if not requests:
+        return {}, {}
+    answers = admin.list_offsets(requests, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=_TIMEOUT_S)
+    return stable, {(one.topic, one.partition): answer.result(2 * _TIMEOUT_S).offset for one, answer in answers.items()}
+
+
 def newest_time_ms(connection: Connection, topic: str, partition: int) -> int:
     """Return the latest time of all records of a partition in Unix milliseconds; -1 if it has none.
 

@@ -8,14 +8,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from enrich.diagnosis.transactions import OpenTransaction
 from enrich.runtime.process import StopServiceError
 from enrich.wire.topics import SMALL
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, NoTopicError, ReadError, make_consumer
 from streams.kafka.errors import topic_error
 from streams.kafka.hanging_calls import close_consumer
 from streams.kafka.offsets import offsets_for_times
+from streams.kafka.open_transactions import known
 from streams.kafka.reading_limit import is_limited, spend
 from streams.kafka.records import Record, Run, records_of, runs_of
 from streams.kafka.unreadable import Unreadable
@@ -37,7 +39,8 @@ def read_committed(
 ) -> Iterator[Record]:
     """Yield every committed record of some partitions, from ``since_ms`` (Unix time) to their end.
 
-    Raises :class:`ReadError`."""
+    A transaction that is open hides what is behind its first record, so it is waited for. Raises :class:`ReadError`,
+    also if it does not end in time: whoever goes on from a state would go on from an old one."""
     missing = set(partitions)
     if not missing:
         return
@@ -45,6 +48,7 @@ def read_committed(
     consumer = make_consumer(connection, group, {**committed, "enable.partition.eof": True, "fetch.wait.max.ms": 100})
     unreadable = Unreadable(connection, group, committed)
     progress_at = time.monotonic()
+    behind = _BehindTransactions(consumer, topic)
     try:
         requests = [TopicPartition(topic, partition, since_ms) for partition in missing]
         # A partition without a record that late begins at its end.
@@ -53,19 +57,55 @@ def read_committed(
             found = consumer.consume(5000, 0.1)
             _spend(found)
             ends = [one for one in found if _is_end(one)]
-            missing -= {one.partition() for one in ends}
+            missing -= {one.partition() for one in ends if behind.is_over(one)}
             yield from records_of(
                 (one for one in found if one not in ends), pass_over=partial(unreadable.pass_over, consumer)
             )
             progress_at = time.monotonic() if found else progress_at
-            if time.monotonic() - progress_at > 2 * CALL_TIMEOUT_S:
-                raise ReadError(f"{topic} cannot be read to its end")
+            if time.monotonic() - progress_at > (1 if behind else 2) * CALL_TIMEOUT_S:
+                raise ReadError(f"{topic} cannot be read to its end{behind.in_words(connection)}")
     except KafkaException as error:
         raise ReadError(f"{topic}: {error.args[0].str()}") from error
     except StopServiceError as error:
         raise ReadError(str(error)) from error
     finally:
         close_consumer(consumer)
+
+
+class _BehindTransactions:
+    """Where reading has stopped before the end of a partition, because a transaction is open there."""
+
+    def __init__(self, consumer: Consumer, topic: str) -> None:
+        self._consumer, self._topic = consumer, topic
+        self._ends: dict[int, int] = {}
+        """The ends of partitions when reading stopped for the first time."""
+        self._stopped: dict[int, tuple[int, float]] = {}
+        """The offsets before which it has stopped, and when."""
+
+    def __bool__(self) -> bool:
+        return bool(self._stopped)
+
+    def is_over(self, end: Message) -> bool:
+        """Return whether a partition has been read to its end, given the client's message that nothing follows."""
+        partition, offset = end.partition(), end.offset()
+        if partition not in self._ends:
+            # This is the end of all records, as of the last answer of the broker. It asks nobody.
+            place = TopicPartition(self._topic, partition)
+            _, self._ends[partition] = self._consumer.get_watermark_offsets(place, cached=True)
+        if offset >= self._ends[partition]:
+            self._stopped.pop(partition, None)
+            return True
+        self._stopped[partition] = (offset, time.time())
+        return False
+
+    def in_words(self, connection: Connection) -> str:
+        """Return for which transactions reading has waited, as the rest of a sentence."""
+        found = [
+            known(connection, reader_group(self._topic), OpenTransaction(self._topic, *place, is_exact=False))
+            for place in ((partition, *stopped) for partition, stopped in self._stopped.items())
+        ]
+        text = "; ".join(one.in_words(connection["bootstrap.servers"], time.time()) for one in found)
+        return f": {text}" if text else ""
 
 
 def _beginning(partitions: Iterable[TopicPartition]) -> list[TopicPartition]:

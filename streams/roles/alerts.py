@@ -35,6 +35,7 @@ from streams.kafka.exactly_once import ExactlyOnce
 from streams.kafka.followed import WatchedThread
 from streams.kafka.group import GroupReader
 from streams.kafka.lag import LagMonitor
+from streams.kafka.open_transactions import Suspect
 from streams.kafka.reading import read_committed
 from streams.kafka.records import Record
 from streams.kafka.topics import partitions_of
@@ -148,7 +149,11 @@ def _loop_threads(
     engine_loop = _engine_loop(settings, rules, partitions, metrics, dead)
 
     def loop_thread(
-        name: str, read_topics: Sequence[str], written: Sequence[str], loop: CountLoop | EngineLoop
+        name: str,
+        read_topics: Sequence[str],
+        written: Sequence[str],
+        loop: CountLoop | EngineLoop,
+        read_back: Sequence[str] = (),
     ) -> LoopThread:
         group, needs = settings.group(f"alerts.{name}"), (*written, settings.group("alerts."))
 
@@ -162,13 +167,14 @@ def _loop_threads(
         thread = LoopThread(name, transactions, loop.step, metrics)
         names = (group, *read_topics, *needs)
         monitor.watch(WatchedThread(f"the loop {name}", lambda: thread.turns + loop.records_read, names))
+        monitor.suspect(Suspect(lambda: thread.problem() is not None, group, read_back, read_topics))
         return thread
 
     sources, deltas = (topics.denied.name, topics.status.name), (topics.deltas.name,)
     written = (topics.alerts.name, topics.alert_state.name, topics.status.name)
     return (
         loop_thread("count", sources, deltas, count_loop),
-        loop_thread("engine", deltas, written, engine_loop),
+        loop_thread("engine", deltas, written, engine_loop, [topics.alert_state.name]),
         engine_loop,
     )
 

@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ from enrich.sources.metrics_guard import metrics_guard
 from enrich.sources.source import Source, SourceError
 from streams.kafka.followed import Followed
 from streams.kafka.lag import LagMonitor
+from streams.kafka.open_transactions import Suspect
 from streams.kafka.producer import RecordProducer
 from streams.kafka.reading import TopicReader, reader_group
 from streams.kafka.topics import prepare_topics
@@ -79,8 +80,8 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         "cluster": lambda: watch_problem(cluster, source) or own_cluster.problem(),
         "kafka": diagnosis.named("kafka", lambda: own_topics.problem() or "Kafka has not been reached yet"),
     }
-    workers: list[EnrichWorker] = []
-    health = HealthServer(settings.metrics, registry, checks, lambda: [line for one in workers for line in one.notes()],
+    notes: list[Callable[[], list[str]]] = []
+    health = HealthServer(settings.metrics, registry, checks, lambda: [line for note in notes for line in note()],
                           metrics.progress.last_success.in_words, metrics_guard(settings))  # fmt: skip
     log.info("starting", role="enrich", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     diagnosis.start()
@@ -98,13 +99,15 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         producer = RecordProducer(settings.connection())
         pipeline = _pipeline(settings, cluster, source, producer, metrics)
         worker = EnrichWorker(settings, pipeline, producer, metrics, stop, partial(begin_again_unless, stop, "enrich"))
-        workers.append(worker)
         if settings.routes:
             checks["routes"] = _route(pipeline, worker, Routing(settings, producer, metrics, stop))
         worker.on_group_error = diagnosis.suspect
         producer.start(worker.fatal)
         with _measured(settings, metrics, worker, history, diagnosis) as monitor:
-            checks["kafka"] = diagnosis.named("kafka", lambda: worker.problem() or monitor.problem())
+            checks["kafka"] = diagnosis.named(
+                "kafka", lambda: monitor.with_cause(worker.problem() or monitor.problem())
+            )
+            notes += [lambda: list(filter(None, [monitor.blocked(optional=True)])), worker.notes]
             worker.run()
             producer.close()
         log.info("stopped", role="enrich")
@@ -193,6 +196,7 @@ def _measured(
     own = Followed(settings.group("enrich"), [topics.raw.name], lambda: worker.partitions or ())
     # A second client would inflate any batch that it finds there; the worker's own has a bound.
     own.has_record = worker.has_record
+    own.reads_uncommitted = True
     monitor.follow(own)
     monitor.follow(
         Followed(
@@ -202,6 +206,10 @@ def _measured(
             positions=lambda: dict(history.positions),
             needs=(reader_group(topics.endpoints.name),),
         )
+    )
+    # Flows do not wait for the counts of pairs.
+    monitor.suspect(
+        Suspect(lambda: bool(worker.notes()), settings.group("pairs"), (), [topics.raw.name], is_optional=True)
     )
     monitor.start(lambda: signal.raise_signal(signal.SIGTERM))
     try:

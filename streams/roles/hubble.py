@@ -13,6 +13,7 @@ from enrich.runtime.version import version_text
 from streams.hubble.answering import Topics
 from streams.hubble.census import Census, CensusThread
 from streams.kafka.followed import WatchedThread
+from streams.kafka.open_transactions import Suspect
 from streams.kafka.reading import TopicReader, reader_group
 from streams.metrics.hubble import HubbleMetrics
 from streams.metrics.progress import CALLS_OF_HUBBLE
@@ -70,5 +71,6 @@ def _work(role: RunningRole) -> None:
     thread.start()
     role.stack.callback(thread.stop)
     role.monitor.watch(WatchedThread("the census of flows", lambda: thread.turns, tuple(read)))
+    role.monitor.suspect(Suspect(lambda: True, reader_group(names.flows.name), sorted(read)))
     role.begin(thread.problem, role.monitor.problem)
     role.stop.wait()

@@ -25,6 +25,7 @@ from streams.kafka.exactly_once import ExactlyOnce
 from streams.kafka.followed import WatchedThread
 from streams.kafka.lag import LagMonitor
 from streams.kafka.offsets import newest_time_ms
+from streams.kafka.open_transactions import Suspect
 from streams.kafka.reading import read_committed
 from streams.kafka.records import Record
 from streams.metrics.journal import JournalMetrics
@@ -107,6 +108,7 @@ def _thread(settings: Settings, writer: JournalWriter, metrics: JournalMetrics, 
     thread = LoopThread("journal", transactions, writer.step, metrics, role="journal", finish=writer.finish)
     needs = (group, topic, settings.group("journal."))
     monitor.watch(WatchedThread("the loop journal", lambda: thread.turns + writer.records_read, needs))
+    monitor.suspect(Suspect(lambda: thread.problem() is not None, group, [topic], [topic]))
     return thread
 
 

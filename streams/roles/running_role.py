@@ -43,8 +43,8 @@ class RunningRole:
         """Ends what the role's work has started, before the monitor stops."""
 
     def problem(self) -> str | None:
-        """Return why the role is not ready, or None."""
-        return next(filter(None, (check() for check in self.problems)), None)
+        """Return why the role is not ready, or None. A transaction that has not ended causes other problems."""
+        return self.monitor.with_cause(next(filter(None, (check() for check in self.problems)), None))
 
     def find_cluster(self, *, every: bool = False) -> None:
         """Put the id of the worker's cluster into ``settings``; see :class:`OwnCluster`. Raises StopServiceError."""

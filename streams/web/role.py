@@ -23,6 +23,7 @@ from enrich.runtime.settings import SettingsError
 from enrich.runtime.token_gate import TokenGate
 from enrich.sources.token_review import flows_reviewer, users_reviewer
 from streams.kafka.followed import WatchedThread
+from streams.kafka.open_transactions import Suspect
 from streams.kafka.reading import TopicReader, reader_group
 from streams.metrics.web import WebMetrics
 from streams.roles.running_role import RunningRole, run_role
@@ -139,6 +140,7 @@ def _work(role: RunningRole) -> None:
         feed.start()
         role.stack.callback(feed.stop)
         role.monitor.watch(WatchedThread("the live view", lambda: feed.turns, (topics.flows.name,)))
+        role.monitor.suspect(Suspect(lambda: True, reader_group(topics.flows.name), [topics.flows.name]))
         role.begin(feed.problem, role.monitor.problem)
         answers = Answers(metrics, gate, settings.cluster, proxy, askers)
         make_page = partial(Page, feed, past, pairs, firing, metrics, answers, settings.cluster)

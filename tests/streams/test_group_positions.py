@@ -7,7 +7,6 @@ from unittest.mock import MagicMock
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import OffsetSpec
 
 from streams.kafka import group_positions as module
 from streams.kafka.committed import CommittedOffsets
@@ -27,11 +26,9 @@ def test_what_retention_has_removed_waits_no_more_and_a_refused_group_hides_no_o
             raise KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "no right"))
         return {("t", 0): 60, ("t", 1): 10}
 
-    def offsets(_admin: object, _places: object, spec: object) -> dict[TopicAndPartition, int]:
-        return starts if spec == OffsetSpec.earliest() else ends
-
     monkeypatch.setattr(module, "admin_client", lambda _: admin)
-    monkeypatch.setattr(module, "first_or_last_offsets", offsets)
+    monkeypatch.setattr(module, "first_or_last_offsets", lambda *_: starts)
+    monkeypatch.setattr(module, "stable_and_last_offsets", lambda *_: (ends, ends))
     monkeypatch.setattr(CommittedOffsets, "of", committed)
     assert group_positions({}, ["refused", "g"], ["t", "other"]) == [
         GroupPosition("refused", "", 0, 0, "no right"), GroupPosition("g", "t", 70, 60)

@@ -13,11 +13,12 @@ from confluent_kafka import KafkaError, KafkaException
 from enrich.diagnosis.rights import Cause
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.stall import Stall
-from streams.kafka import lag
+from streams.kafka import lag, open_transactions
 from streams.kafka.committed import CommittedOffsets
 from streams.kafka.consumer_groups import GroupCoordinators
 from streams.kafka.followed import Followed, WatchedThread
 from streams.kafka.lag import LagMonitor
+from streams.kafka.open_transactions import Suspect
 from streams.kafka.records import TopicAndPartition
 from streams.kafka.topic_ids import TopicIds
 
@@ -29,16 +30,28 @@ class Kafka:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.committed: dict[TopicAndPartition, int] = dict.fromkeys(PLACES, 10)
+        self.blocked: set[str] = set()
         self.remade: list[str] = []
         self.rewound: list[str] = []
         monkeypatch.setattr(lag, "admin_client", MagicMock())
         monkeypatch.setattr(GroupCoordinators, "assigned_partitions", lambda *_: frozenset())
-        monkeypatch.setattr(lag, "first_or_last_offsets", lambda _admin, places, _spec: dict.fromkeys(places, 100))
+        self.stable = 100
+        monkeypatch.setattr(lag, "first_or_last_offsets", lambda _admin, places, _spec: dict.fromkeys(places, 0))
+        for module in (lag, open_transactions):
+            monkeypatch.setattr(module, "stable_and_last_offsets", self._ends)
+        monkeypatch.setattr(open_transactions, "known", lambda _connection, _reader, transaction, _admin: transaction)
         monkeypatch.setattr(CommittedOffsets, "of", self._of)
         monkeypatch.setattr(TopicIds, "look", lambda ids, *_: self._look(ids))
         monkeypatch.setattr(lag, "rewind", lambda _connection, group, *_: self.rewound.append(group))
 
-    def _of(self, *_: Any) -> Mapping[TopicAndPartition, int]:
+    def _ends(
+        self, _admin: Any, places: Sequence[TopicAndPartition]
+    ) -> tuple[dict[TopicAndPartition, int], dict[TopicAndPartition, int]]:
+        return dict.fromkeys(places, self.stable), dict.fromkeys(places, 100)
+
+    def _of(self, group: str, _places: Any, *, stable: bool = True) -> Mapping[TopicAndPartition, int]:
+        if stable and group in self.blocked:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return dict(self.committed)
 
     def _look(self, ids: TopicIds) -> list[TopicAndPartition]:
@@ -156,6 +169,63 @@ def test_a_role_without_groups_and_threads_is_not_ready_either_without_an_answer
     monitor._look()
     assert monitor._answered_at == answered_at
     assert (monitor.problem() or "").startswith("Kafka has not answered for 0 s at kafka:9092")
+
+
+def test_a_partition_that_is_read_up_to_a_transaction_ends_no_role_and_one_that_is_not_does(kafka: Kafka) -> None:
+    monitor = LagMonitor({"bootstrap.servers": "kafka:9092"}, 0.0, Metrics())
+    followed = Followed("g", ["t"], lambda: PLACES, has_record=lambda *_: True)
+    monitor.follow(followed)
+    kafka.stable, kafka.committed = 50, dict.fromkeys(PLACES, 50)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            monitor._measure([followed])
+    monitor.check()
+    assert [one.records for one in followed.partitions.values()] == [50, 50]
+    assert "offset 50 of t [0]" in (monitor.blocked() or "")
+    assert "offset 50 of t [1]" in (monitor.blocked() or "")
+    assert [one["event"] for one in logs] == ["readers wait for a transaction that has not ended"] * 2, "once each"
+    kafka.committed["t", 1] = 40
+    for _ in range(2):
+        monitor._measure([followed])
+    with pytest.raises(StopServiceError, match="g has made no progress"):
+        monitor.check()
+
+
+def test_transactions_that_end_are_no_transaction_that_lasts(kafka: Kafka) -> None:
+    monitor = LagMonitor({"bootstrap.servers": "kafka:9092"}, 60.0, Metrics())
+    now = [0.0]
+    monitor._open._clock = lambda: now[0]
+    followed = Followed("g", ["t"], lambda: PLACES)
+    monitor.follow(followed)
+    for kafka.stable in range(50, 60):
+        now[0] += 50.0
+        monitor._measure([followed])
+        assert monitor.blocked() is None
+    now[0] += 60.0
+    monitor._measure([followed])
+    assert "offset 59" in (monitor.blocked() or "")
+
+
+@pytest.mark.parametrize("is_optional", [False, True])
+def test_a_thread_that_waits_for_a_transaction_ends_no_role(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch, is_optional: bool
+) -> None:
+    thread, fails = Thread(monkeypatch), [True]
+    thread.monitor._connection = thread.monitor._open._connection = {"bootstrap.servers": "kafka:9092"}
+    thread.monitor.suspect(Suspect(lambda: fails[0], "group_of_a", [], ["t"], is_optional=is_optional))
+    thread.monitor._watched.pop()
+    kafka.stable, kafka.blocked = 100, {"group_of_a"}
+    for _ in range(3):
+        thread.look(0)
+    thread.monitor.check()
+    assert thread.monitor._watched[0].stall.seconds == 0.0, "it has its whole time when the transaction ends"
+    assert "of the group group_of_a" in (thread.monitor.blocked(optional=is_optional) or "")
+    assert thread.monitor.blocked(optional=not is_optional) is None
+    kafka.blocked.clear()
+    for _ in range(2):
+        thread.look(0)
+    with pytest.raises(StopServiceError, match="the loop a has not worked"):
+        thread.monitor.check()
 
 
 class Thread:

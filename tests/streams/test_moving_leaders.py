@@ -41,7 +41,10 @@ class _Reading(_Consumer):
 
     def consume(self, _most: int, _wait_s: float) -> list[Any]:
         end = KafkaError(KafkaError._PARTITION_EOF)
-        return [SimpleNamespace(partition=lambda: 0, error=lambda: end)]
+        return [SimpleNamespace(partition=lambda: 0, offset=lambda: 7, error=lambda: end)]
+
+    def get_watermark_offsets(self, _place: TopicPartition, *, cached: bool) -> tuple[int, int]:
+        return (0, 7) if cached else (0, 0)
 
     def close(self) -> None:
         pass
@@ -118,7 +121,7 @@ def test_the_time_of_the_newest_record_is_asked_for_again(monkeypatch: pytest.Mo
 
 def test_the_ends_of_topics_that_groups_read_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     moving = KafkaError.NOT_LEADER_FOR_PARTITION
-    answers = [_Future(moving), _Future(offset=2), _Future(moving), _Future(offset=9)]
+    answers = [_Future(moving), _Future(offset=2), _Future(moving), _Future(offset=8), _Future(offset=9)]
     monkeypatch.setattr(group_positions, "admin_client", lambda _: admin_that_answers(*answers))
     monkeypatch.setattr(CommittedOffsets, "of", lambda *_: {("flows", 0): 4})
     assert [one.waiting for one in group_positions.group_positions({}, ["g"], ["flows"])] == [5]
