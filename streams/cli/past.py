@@ -18,6 +18,7 @@ from enrich.wire.topics import Topics
 from streams.cli.terminal import listed
 from streams.journal.reading import MAX_MEMORY, OFF, read_journal, within_memory
 from streams.kafka.connection import Connection, ReadError
+from streams.kafka.open_transactions import unreadable_yet
 from streams.kafka.reading import TopicReader, read_committed
 from streams.kafka.records import Record
 
@@ -72,7 +73,7 @@ def load_timeline(
         )
     for lost_ns in unreadable.lost_ns:
         made.lose(lost_ns)
-    notes = unreadable.notes()
+    notes = [*unreadable.notes(), *unreadable_yet(connection, topics.journal.name)]
     if made.impossible:
         notes.append(
             f"{made.impossible} entries of the journal are left out, because their times are long before those of "

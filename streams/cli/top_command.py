@@ -19,6 +19,7 @@ from streams.cli.number import Number
 from streams.cli.terminal import PipeConsole
 from streams.cli.top import Top, json_lines, plain_lines, screen_of
 from streams.kafka.connection import ReadError
+from streams.kafka.open_transactions import unreadable_yet
 from streams.kafka.reading import TopicReader
 from streams.observing.filter_options import read_choice
 from streams.observing.narrowing import narrow
@@ -66,6 +67,8 @@ def top(by: str, rows: int, every: float, count: int | None, output: str, **opti
     try:
         reader = TopicReader(connection, settings.topics.flows.name, timeout_s=_ANSWER_S)
         narrow(reader, choice.subject_keys(), None)
+        for problem in unreadable_yet(connection, settings.topics.flows.name):
+            click.echo(f"weir: {problem}", err=True)
         _run(Top(reader, choice, columns, rows, every), connection["bootstrap.servers"], output, count)
     except ReadError as error:
         end(error, connection, needs_to_read(settings.topics.flows.name))
