@@ -74,6 +74,7 @@ enum config_word {
 	CONFIG_LIMIT_ALLOWED = 11,   /* allowed connections that are logged in a second; 0: any number (limits.h) */
 	CONFIG_LIMIT_DENIED = 12,    /* the same, of verdicts about denied packets and audited connections */
 	CONFIG_ANY_SOURCE_PORT = 13, /* 1: denied flows that differ only in their source port have one deny window */
+	CONFIG_ANY_FRAME = 14,	     /* 1: pods may send frames with any source and with VLAN tags (own_frames.h) */
 	CONFIG_WORDS = 16,
 };
 
@@ -101,6 +102,7 @@ enum counter {
 	COUNT_ENDS_LOST = 19,	    /* reports of connections lost: no room in their ring (ends.h) */
 	COUNT_ENDS_UNPLACED = 20,   /* reports lost: their connection got no place, so that nothing counts for it */
 	COUNT_ENDS_UNCERTAIN = 21,  /* reports withheld: CPUs met at their place, and might have mixed two connections */
+	COUNT_FOREIGN_FRAME = 22,   /* frames of pods dropped: not from the interface's own link-layer address, or tagged */
 	/* The tally of decisions (verdicts.h): one is an allowed or audited connection, or a denied packet. */
 	COUNT_DECIDED = 28,	  /* decisions that a verdict is due for, before anything is cut */
 	COUNT_WRITTEN = 29,	  /* decisions that the verdicts in the ring count */
@@ -133,6 +135,14 @@ struct endpoint {
 struct endpoint_sides {
 	struct endpoint side[2];
 };
+
+/* Key: interface index. The link-layer address of the pod's end, the only source of its frames (own_frames.h). */
+struct link_address {
+	u8 link_local[16]; /* its IPv6 address on the link, the only one that it may speak for (neighbours.h) */
+	u8 address[6];
+	u8 is_fixed; /* a pod is bound to the interface, and the addresses do not change any more */
+	u8 padding;
+} __attribute__((aligned(8)));
 
 struct address_key {
 	u32 prefix;

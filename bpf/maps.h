@@ -26,12 +26,16 @@
 /* Lists of policies that ask to be logged (logging.h). */
 #define LOGGED_RULES 65536
 
+/* Pods' interfaces, also those that nothing is known of yet: of any number, so that every generation shares the map. */
+#define LINK_ADDRESSES 16384
+
 #define PINNED(type, key, value, name, size, flags) BPF_F_TABLE(type ":" PIN "/" #name, key, value, name, size, flags)
 
 PINNED("array", u32, u64, config, CONFIG_WORDS, 0);
 PINNED("percpu_array", u32, u64, counters, COUNTERS, 0);
 /* Policy, written by probe/kernel/installer.py. */
 PINNED("hash", u32, struct endpoint_sides, endpoints, ENDPOINTS, 0);
+PINNED("hash", u32, struct link_address, link_addresses, LINK_ADDRESSES, BPF_F_NO_PREALLOC);
 PINNED("lpm_trie", struct address_key, struct peer, addresses, ADDRESSES, BPF_F_NO_PREALLOC);
 PINNED("hash", struct policy_key, struct policy_entry, policy_entries, POLICY_ENTRIES, BPF_F_NO_PREALLOC);
 PINNED("lpm_trie", struct port_key, struct port_entry, port_entries, PORT_ENTRIES, BPF_F_NO_PREALLOC);

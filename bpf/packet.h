@@ -39,6 +39,7 @@ struct packet {
 	u32 end;       /* offset behind the packet, as its IP header states; parse_plain() leaves it out */
 	u16 extent;    /* FRAGMENT_FIRST: length of its payload; FRAGMENT_LATER: offset of its payload */
 	u16 padding;
+	u64 link; /* parse_plain() only: the frame's source and EtherType, as they are */
 } __attribute__((aligned(8)));
 
 #define FRAGMENT_NONE 0
@@ -201,6 +202,12 @@ static __always_inline int parse_v6(struct __sk_buff *skb, u32 offset, struct pa
 	return parse_ports(skb, packet, quoted);
 }
 
+/* 802.1Q and 802.1ad: the real EtherType follows four bytes later. */
+static __always_inline bool is_tag(u16 type)
+{
+	return type == htons(0x8100) || type == htons(0x88a8);
+}
+
 /* The caller zeroes *packet. ethernet: 0 for a device without link headers (a tunnel), whose packets begin with IP. */
 static __always_inline int parse(struct __sk_buff *skb, struct packet *packet, const bool ethernet)
 {
@@ -211,8 +218,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet, c
 		return PARSED_UNPARSABLE;
 #pragma unroll
 	for (int i = 0; i < 2; i++) {
-		/* 802.1Q and 802.1ad: the real EtherType follows four bytes later. */
-		if (type != htons(0x8100) && type != htons(0x88a8))
+		if (!is_tag(type))
 			break;
 		if (bpf_skb_load_bytes(skb, offset + 2, &type, 2))
 			return PARSED_UNPARSABLE;
@@ -245,6 +251,7 @@ static __always_inline bool parse_plain(struct __sk_buff *skb, struct packet *pa
 
 	if ((void *)(v4 + 1) > end)
 		return 0;
+	packet->link = *(const u64 *)ethernet->h_source;
 	if (ethernet->h_proto == htons(0x0800)) {
 		/* Version 4, a header of five words, neither "more fragments" nor an offset. */
 		if (*(u8 *)v4 != 0x45 || v4->frag_off & htons(0x3fff))

@@ -9,6 +9,7 @@
  *   packet.h       parse the headers
  *   classify.h     what a parsed packet is
  *   recent.h       pass, if the same connection passed a moment ago
+ *   own_frames.h   a pod's frames have its own source, and no tags
  *   neighbours.h   ARP and neighbour discovery pass, if they are proper
  *   (here)         find the endpoint of the interface, check the source address
  *   sources.h      no other device brings in a pod's packet
@@ -62,6 +63,7 @@
 #include "adoption.h"
 #include "places.h"
 #include "sweep.h"
+#include "own_frames.h"
 #include "neighbours.h"
 #include "stamps.h"
 #include "recent.h"
@@ -189,9 +191,10 @@ static __always_inline int drop_unreadable(struct work *w, int parsed, u32 direc
 	return refuse(w, direction, REASON_UNPARSABLE);
 }
 
-static __always_inline int pass_arp(struct __sk_buff *skb, const struct work *w, const struct endpoint *endpoint)
+/* is_proper: by is_own_arp() if a pod sends it. */
+static __always_inline int pass_arp(bool is_proper)
 {
-	if (is_proper_arp(skb, w->packet.transport, endpoint))
+	if (is_proper)
 		return TC_ACT_UNSPEC;
 	count(COUNT_NEIGHBOUR_DROPPED);
 	return TC_ACT_SHOT;
@@ -202,20 +205,26 @@ static __always_inline int judge_egress(struct __sk_buff *skb, struct work *w, b
 {
 	u32 ifindex = skb->ifindex;
 	struct endpoint *endpoint;
-	bool own;
+	enum frame frame;
 	int parsed;
+	bool own;
 
 	parsed = plain ? PARSED : parse(skb, &w->packet, 1);
 	endpoint = endpoint_at(w, ifindex);
+	frame = frame_of(skb);
+	if (frame == FRAME_FOREIGN && parsed < PARSED_NOT_IP)
+		count(COUNT_FOREIGN_FRAME);
 	if (parsed == PARSED_ARP)
-		return pass_arp(skb, w, endpoint);
+		return frame == FRAME_OWN ? pass_arp(is_own_arp(skb, w, endpoint)) : TC_ACT_SHOT;
 	w->key.endpoint = endpoint ? endpoint->number : 0;
 	if (parsed != PARSED)
 		return drop_unreadable(w, parsed, EGRESS);
 	connection_key_of(&w->key, &w->packet, EGRESS);
+	if (frame != FRAME_OWN)
+		return refuse(w, EGRESS, frame == FRAME_UNKNOWN ? REASON_NOT_READY : REASON_SPOOFED);
 	own = endpoint && is_own(endpoint, w->key.local);
 	if (is_discovery(&w->packet)) {
-		if (!is_proper_discovery(skb, &w->packet, endpoint)) {
+		if (!is_proper_discovery(skb, w, endpoint)) {
 			count(COUNT_NEIGHBOUR_DROPPED);
 			return refuse(w, EGRESS, REASON_FORBIDDEN_ND);
 		}
@@ -246,7 +255,8 @@ int pod_egress(struct __sk_buff *skb)
 	/* The pod may have written anything there. */
 	skb->tc_index = STAMP_JUDGED;
 	plain = parse_plain(skb, &packet);
-	if (plain && passed_recently(skb, &packet, EGRESS))
+	/* The kernel has taken a VLAN tag out of the frame before. */
+	if (plain && !skb->vlan_present && passed_recently(skb, &packet, EGRESS))
 		return TC_ACT_UNSPEC;
 	w = start_work(skb, plain ? &packet : 0);
 	if (!w)
@@ -289,14 +299,14 @@ static __always_inline int judge_exit(struct __sk_buff *skb, struct work *w, u32
 static __always_inline int judge_ingress(struct __sk_buff *skb, struct work *w, bool plain, u32 stamped)
 {
 	bool node = !skb->ingress_ifindex, found = 0;
-	u32 ifindex = skb->ifindex;
+	u32 ifindex = skb->ifindex, sender;
 	struct endpoint *endpoint;
 	int parsed;
 
 	w->sender = stamped == STAMP_JUDGED && !node ? SENDER_JUDGED : SENDER_OUTSIDE;
 	parsed = plain ? PARSED : parse(skb, &w->packet, 1);
 	if (parsed == PARSED_ARP)
-		return pass_arp(skb, w, 0);
+		return pass_arp(is_proper_arp(skb, w->packet.transport, &sender));
 	endpoint = endpoint_at(w, ifindex);
 	w->key.endpoint = endpoint ? endpoint->number : 0;
 	if (parsed != PARSED)

@@ -8,7 +8,8 @@
  * and passed a few milliseconds ago. Packets of an established connection cost about
  * 46 ns here instead of about 247 ns. The entry must agree in everything:
  *
- *   - five-tuple, interface and direction;
+ *   - five-tuple, interface and direction; of what a pod sends, the frame's source too,
+ *     by which it was judged (own_frames.h);
  *   - the epoch. It changes with every change of policy, addresses or endpoints, so
  *     the very first packet after the switch is judged again (judge.h);
  *   - age: less than RECENT_TICKS. One packet per period takes the slow path, which
@@ -43,11 +44,11 @@ struct recent {
 	u8 direction;
 	u8 stamped; /* the exit judges it too, and needs an origin: hash and confirm are its fields */
 	u8 confirm;
+	u64 link; /* EGRESS: as in struct packet */
 #ifdef ENDS
 	u32 place; /* of the connection that the packets are counted for, while its traffic has this serial (ends.h) */
 	u32 serial;
 #endif
-	u32 padding;
 } __attribute__((aligned(8)));
 
 /* Per CPU, so that no other CPU reads a half-written entry. Connections with one index replace each other. */
@@ -99,6 +100,8 @@ static __always_inline bool passed_recently(struct __sk_buff *skb, const struct 
 	    recent->source_port != packet->source_port || recent->destination_port != packet->destination_port ||
 	    recent->protocol != packet->protocol || recent->direction != direction || recent->ifindex != skb->ifindex)
 		return 0;
+	if (direction == EGRESS && recent->link != packet->link)
+		return 0;
 #ifdef ENDS
 	struct traffic *counted = traffic_of(recent->place);
 
@@ -120,7 +123,8 @@ static __always_inline void remember_passing(struct __sk_buff *skb, const struct
 	const struct packet *packet = &w->packet;
 	struct recent *recent;
 
-	if (w->key.role)
+	/* The source of a frame is known if parse_plain() has accepted it. */
+	if (w->key.role || (direction == EGRESS && !packet->link))
 		return;
 	recent = recent_of(packet);
 	if (!recent)
@@ -136,6 +140,7 @@ static __always_inline void remember_passing(struct __sk_buff *skb, const struct
 	recent->protocol = packet->protocol;
 	recent->direction = direction;
 	recent->stamped = stamped;
+	recent->link = packet->link;
 	if (stamped) {
 		recent->hash = w->origin.hash;
 		recent->confirm = w->origin.confirm;

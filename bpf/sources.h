@@ -46,7 +46,7 @@ static __always_inline u32 skip_tags(struct __sk_buff *skb, u16 *type)
 	*type = skb->protocol;
 #pragma unroll
 	for (int i = 0; i < 2; i++) {
-		if (*type != htons(0x8100) && *type != htons(0x88a8))
+		if (!is_tag(*type))
 			break;
 		if (!load_from_network(skb, offset + 2, type, 2))
 			*type = 0;

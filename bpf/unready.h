@@ -20,14 +20,6 @@
 #ifndef KUBEWEIR_UNREADY_H
 #define KUBEWEIR_UNREADY_H
 
-/* Whether an address belongs to no other pod of this node, nor to the node. */
-static __always_inline bool is_unclaimed(const struct work *w, const u8 *address, u32 ifindex)
-{
-	u32 local = local_ifindex(w, address);
-
-	return local == LOCAL_NONE || local == ifindex;
-}
-
 /* Return whether a packet of a pod without an endpoint may pass, and mark it so that it passes to the node only. */
 static __always_inline bool pass_to_node(struct __sk_buff *skb, struct work *w)
 {

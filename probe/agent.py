@@ -252,7 +252,7 @@ class Agent:
             ):
                 continue
             self.generation.carry()
-            if not self._attachments.attach(index):
+            if not self._attachments.attach(index, bound=True):
                 # The interface is gone. The next read of the network does not find it, and the pod is unbound.
                 self.links_changed()
                 continue

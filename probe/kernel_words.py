@@ -15,6 +15,7 @@ def configure(maps: Maps, settings: Settings, network: NodeNetwork) -> None:
     maps.configure(Config.POD_CONNECTIONS, settings.pod_connections)
     maps.configure(Config.ENCAPSULATION, settings.encapsulation == "open")
     maps.configure(Config.LOCAL_SOURCE, settings.local_source == "unnamed")
+    maps.configure(Config.ANY_FRAME, settings.pod_frames == "any")
     set_limits(maps, settings.limit_allowed, settings.limit_denied)
     maps.configure(Config.ANY_SOURCE_PORT, not settings.deny_source_port)
     own_ports = (device.tunnel_port for device in network.devices() if device.tunnel_port)

@@ -47,6 +47,10 @@ class Settings(MetricsSettings):
     """What happens to a packet with a local pod's address as source that another interface than that pod's brings in,
     such as the uplink. closed: it is dropped as spoofed. unnamed: it is judged as from an unknown address, and the log
     names no pod; for networks that send a pod's packets back to its own node."""
+    pod_frames: Literal["own", "any"] = setting("WEIR_POD_FRAMES", "own")
+    """Which Ethernet frames pods may send. own: from the link-layer address (MAC) only that their interface had when it
+    was bound, and without VLAN tags; others are dropped as spoofed. any: a bridge between pods then believes a pod that
+    sends with another one's address; for pods with virtual machines or VLANs behind them."""
     tunnel_ports: tuple[str, ...] = setting(
         "WEIR_TUNNEL_PORTS",
         (

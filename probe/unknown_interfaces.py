@@ -170,6 +170,11 @@ class UnknownInterfaces:
                 self._leave(veth.index, veth.name, reason)
             elif veth.index not in self._closed:
                 self._close(veth.index, veth.name, time.monotonic())
+            elif veth.index in self._attachments.obstacles:
+                self._attachments.attach(veth.index)
+            else:
+                # The CNI plugin may have changed the link-layer address since.
+                self._attachments.learn(veth.index)
         self._left_before = {}
         self._file.save(outside)
 

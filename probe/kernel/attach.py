@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from probe.kernel import bpf
+from probe.kernel.link_addresses import LinkAddresses
 from probe.kernel.maps import Maps
+from probe.kernel.pinned_links import DEVICE_GONE, link_at, move_link, remove_link
 from probe.kernel.tunnel_ports import add_tunnel_ports
 from probe.node.filters import PREFIX, Filters, Hook, HookTakenError
 from probe.node.netlink import Device, NodeNetwork
@@ -38,8 +40,6 @@ _EXITS: Final = ("exit_ethernet", "exit_tunnel", "entry_tunnel", "entry_device")
 """Programs on devices that are not a pod's."""
 _CLOSED: Final = "closed"
 """The pin of the XDP link that closes an interface."""
-_DEVICE_GONE: Final = (errno.ENODEV, errno.ENOLINK)
-"""ENOLINK: the link exists, but its device was removed (kernel/bpf/tcx.c, tcx_link_update)."""
 
 
 class Attachments:
@@ -50,6 +50,7 @@ class Attachments:
         self._maps = maps
         self._network = network
         self._filters = Filters(network)
+        self._addresses = LinkAddresses(maps, network)
         # Beside the generations' folders: a link outlives a generation (probe.kernel.generations).
         self._folder = maps.folder.parent / "links"
         self._folder.mkdir(exist_ok=True)
@@ -71,14 +72,18 @@ class Attachments:
             return "clsact" if error.errno == errno.EINVAL else "tcx"
         return "tcx"
 
-    def attach(self, index: int) -> bool:
+    def attach(self, index: int, *, bound: bool = False) -> bool:
         """Attach both programs to a pod's interface, replacing an earlier probe's. Raises OSError.
 
-        Return False if the device has been removed meanwhile. ``obstacles`` says if another program is in the way.
+        ``bound`` says that its pod is known. Return False if the device has been removed meanwhile. ``obstacles`` says
+        if another program is in the way, or if the interface has no link-layer address of its own.
         """
         with self._lock:
             self.obstacles.pop(index, None)
-            if not all(self._attach(index, program, hook) for program, hook in _HOOKS):
+            # First: without its address, the programs that come let none of its frames pass.
+            if not self.learn(index, bound=bound, anew=not self.carries(index)) or not all(
+                self._attach(index, program, hook) for program, hook in _HOOKS
+            ):
                 return False
             self._pods.add(index)
             if index in self.obstacles:
@@ -87,7 +92,20 @@ class Attachments:
             # The exit's program is there if the interface was unknown before. It goes last: egress is judged all the
             # time.
             for program in (*_EXITS, _CLOSED):
-                self._remove_link(self._pin(index, program))
+                remove_link(self._pin(index, program))
+            return True
+
+    def learn(self, index: int, *, bound: bool = False, anew: bool = False) -> bool:
+        """Read the interface's link-layer address (``probe.kernel.link_addresses``). Return False if it is gone."""
+        with self._lock:
+            try:
+                problem = self._addresses.learn(index, fix=bound, anew=anew)
+            except OSError as error:
+                if error.errno not in DEVICE_GONE:
+                    raise
+                return False
+            if problem:
+                self.obstacles[index] = problem
             return True
 
     def attach_new(self, index: int) -> bool:
@@ -98,7 +116,7 @@ class Attachments:
                     for program, hook in _HOOKS:
                         self._pin_link(self._pin(index, program), self._maps.programs[program], index, hook)
                     self._pods.add(index)
-                    return True
+                    return self.learn(index, anew=True)
         return self.attach(index)
 
     def detach(self, index: int) -> None:
@@ -112,8 +130,9 @@ class Attachments:
         with self._lock:
             self._pods.discard(index)
             self.obstacles.pop(index, None)
+            self._addresses.forget(index)
             for program in (*(program for program, _ in _HOOKS), _CLOSED):
-                self._remove_link(self._pin(index, program))
+                remove_link(self._pin(index, program))
 
     def attach_exits(self, devices: Iterable[Device], pods: Collection[int]) -> int:
         """Attach the exit's and the entry's program to every device not in ``pods``. Raises OSError.
@@ -121,7 +140,10 @@ class Attachments:
         Return on how many devices one was missing. A device that has been removed meanwhile is skipped.
         """
         added = 0
-        others = [device for device in devices if device.index not in pods]
+        found = list(devices)
+        with self._lock:
+            self._addresses.keep({device.index for device in found} | self._pods)
+        others = [device for device in found if device.index not in pods]
         add_tunnel_ports(self._maps, {device.tunnel_port for device in others if device.tunnel_port})
         alive = {device.index: device for device in others if not device.gives_back}
         for index, device in alive.items():
@@ -142,7 +164,7 @@ class Attachments:
         with self._lock:
             for path in self._folder.iterdir():
                 if path.name.endswith(_EXITS) and _index(path) not in alive:
-                    self._remove_link(path)
+                    remove_link(path)
         for index in self.obstacles.keys() - alive.keys() - set(pods):
             del self.obstacles[index]
         return added
@@ -152,21 +174,20 @@ class Attachments:
         for path in self._folder.iterdir():
             program = path.name.partition("_")[2]
             if program in self._maps.programs:
-                self._move_link(path, program)
+                self._learn_missing(_index(path), program)
+                move_link(path, self._maps.programs[program])
         hooks: tuple[Hook, ...] = ("ingress", "egress")
         for device in self._network.devices():
             for hook in hooks:
                 program = (self._filters.name(device.index, hook) or "").removeprefix(PREFIX)
                 if program in self._maps.programs:
+                    self._learn_missing(device.index, program)
                     self._attach(device.index, program, hook)
 
-    def _move_link(self, path: Path, program: str) -> None:
-        try:
-            with bpf.closing(bpf.get(path)) as link:
-                bpf.link_update(link, self._maps.programs[program])
-        except OSError as error:
-            if error.errno not in _DEVICE_GONE:
-                raise
+    def _learn_missing(self, index: int, program: str) -> None:
+        """Read the address of an interface whose generation did not have it."""
+        if program == _HOOKS[0][0]:
+            self.learn(index)
 
     def links(self) -> set[int]:
         """Return the indexes of pods' interfaces that have a pinned link or were attached, even if they are gone."""
@@ -201,18 +222,12 @@ class Attachments:
         try:
             return link is not None and self._network.run(bpf.first_program, index, _TCX[hook]) == link.program
         except OSError as error:
-            if error.errno not in _DEVICE_GONE:
+            if error.errno not in DEVICE_GONE:
                 raise
             return False
 
     def _link_of(self, index: int, program: str) -> bpf.LinkInfo | None:
-        """Return a pinned link that is attached to the interface with this index, None if there is none."""
-        try:
-            with bpf.closing(bpf.get(self._pin(index, program))) as link:
-                info = bpf.link_info(link)
-        except FileNotFoundError:
-            return None
-        return info if info.ifindex == index else None
+        return link_at(self._pin(index, program), index)
 
     def _attach(self, index: int, program: str, hook: Hook) -> bool:
         """Return False if the device is gone: devices are removed at any time, which is not an error."""
@@ -221,14 +236,14 @@ class Attachments:
             # The last probe may have attached in the other way.
             if self.mode == "clsact":
                 self._filters.put(index, hook, fd, f"{PREFIX}{program}")
-                self._remove_link(self._pin(index, program))
+                remove_link(self._pin(index, program))
             else:
                 self._attach_link(index, program, fd, hook)
                 self._filters.remove(index, hook)
         except HookTakenError as error:
             self.obstacles[index] = str(error)
         except OSError as error:
-            if error.errno not in _DEVICE_GONE:
+            if error.errno not in DEVICE_GONE:
                 raise
             return False
         return True
@@ -245,13 +260,13 @@ class Attachments:
             with bpf.closing(bpf.constant_program()) as dropping:
                 barrier = self._link(dropping, index, hook)
             try:
-                self._remove_link(path)
+                remove_link(path)
                 self._pin_link(path, fd, index, hook)
             finally:
                 bpf.link_detach(barrier)
                 os.close(barrier)
             return
-        self._remove_link(path)
+        remove_link(path)
         self._pin_link(path, fd, index, hook)
 
     def _pin_link(self, path: Path, fd: int, index: int, hook: Hook) -> None:
@@ -266,27 +281,13 @@ class Attachments:
         if self._link_of(index, _CLOSED):
             return
         path = self._pin(index, _CLOSED)
-        self._remove_link(path)
+        remove_link(path)
         try:
             with bpf.closing(self._network.run(bpf.link_create_closed, index)) as link:
                 bpf.pin(link, path)
         except OSError as error:
-            if error.errno not in _DEVICE_GONE:
+            if error.errno not in DEVICE_GONE:
                 self.obstacles[index] += f". What it sends passes as well: {error.strerror}"
-
-    def _remove_link(self, path: Path) -> None:
-        """Detach a pinned link, then remove its pin.
-
-        Without the last reference the kernel would detach the link too, but later: bpffs frees the pin's inode after a
-        grace period, and bpf_link_put() leaves the rest to a work queue. Until then an attach of the same program
-        to the same device fails (EEXIST).
-        """
-        try:
-            with bpf.closing(bpf.get(path)) as link:
-                bpf.link_detach(link)
-        except FileNotFoundError:
-            return
-        path.unlink()
 
     def _pin(self, index: int, program: str) -> Path:
         return self._folder / f"{index}_{program}"

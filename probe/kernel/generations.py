@@ -56,6 +56,7 @@ _SHARED: Final = {
     ("slots", "cursors"): (),
     ("unready_origins",): (),
     ("backends",): (),
+    ("link_addresses",): (),
 }
 """Maps that refer to each other and are shared together, and the sizes on which their contents depend."""
 _EPOCHS_PER_S: Final = 64

@@ -35,6 +35,7 @@ class Config(enum.IntEnum):
     LIMIT_ALLOWED = 11
     LIMIT_DENIED = 12
     ANY_SOURCE_PORT = 13
+    ANY_FRAME = 14
 
 
 class Counter(enum.IntEnum):
@@ -62,6 +63,7 @@ class Counter(enum.IntEnum):
     ENDS_LOST = 19
     ENDS_UNPLACED = 20
     ENDS_UNCERTAIN = 21
+    FOREIGN_FRAME = 22
     DECIDED = 28
     WRITTEN = 29
     RING_VERDICTS = 30
@@ -83,6 +85,9 @@ ENDPOINT: Final = np.dtype(
     ]
 )
 ENDPOINT_SIDES: Final = np.dtype([("side", ENDPOINT, (2,))])
+LINK_ADDRESS: Final = np.dtype(
+    [("link_local", "u1", (16,)), ("address", "u1", (6,)), ("is_fixed", "u1"), ("padding", "u1")]
+)
 INDEX: Final = np.dtype("<u4")
 WORD: Final = np.dtype("<u8")
 BYTE: Final = np.dtype("u1")
@@ -260,6 +265,7 @@ MAPS: Final = {
     "config": MapLayout(_ARRAY, INDEX, WORD),
     "counters": MapLayout(_PERCPU_ARRAY, INDEX, WORD),
     "endpoints": MapLayout(_HASH, INDEX, ENDPOINT_SIDES),
+    "link_addresses": MapLayout(_HASH, INDEX, LINK_ADDRESS),
     "addresses": MapLayout(_LPM_TRIE, ADDRESS_KEY, PEER),
     "policy_entries": MapLayout(_HASH, POLICY_KEY, POLICY_ENTRY),
     "port_entries": MapLayout(_LPM_TRIE, PORT_KEY, PORT_ENTRY),

@@ -22,7 +22,8 @@ _NETNSA_NSID, _NETNSA_FD = 1, 3
 _LINK_MESSAGE: Final = 16
 """Bytes of struct ifinfomsg, which the attributes of a link follow."""
 _IFA_TARGET_NETNSID, _IFLA_TARGET_NETNSID = 10, 46
-_IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO, _IFLA_LINK_NETNSID, _IFLA_INFO_KIND = 3, 5, 18, 37, 1
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_MASTER = 1, 3, 5, 10
+_IFLA_LINKINFO, _IFLA_LINK_NETNSID, _IFLA_INFO_KIND = 18, 37, 1
 _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA = 4, 5, 9, 18
 _IFF_LOOPBACK: Final = 0x8
 
@@ -42,6 +43,10 @@ class Link:
     loopback: bool
     gone: bool
     """The message says that the link was removed."""
+    address: bytes
+    """Its link-layer address."""
+    master: int
+    """Index of the bridge, or of the other device, that it is a port of; 0: of none."""
 
 
 def links_in(block: bytes) -> Iterator[Link]:
@@ -121,6 +126,8 @@ def _link_of(kind: int, body: bytes) -> Link:
         None if namespace is None else int.from_bytes(namespace, "little", signed=True),
         bool(flags & _IFF_LOOPBACK),
         kind == _DELLINK,
+        found.get(_IFLA_ADDRESS, b""),
+        int.from_bytes(found.get(_IFLA_MASTER, b""), "little"),
     )
 
 

@@ -70,6 +70,7 @@ class Node:
     def run(self, frame: bytes, repeat: int = 1, program: int | None = None) -> tuple[int, int]:
         """Run the egress program (or another) on a frame from web; return its verdict and the mean nanoseconds."""
         program = self.rig.maps.programs["pod_egress"] if program is None else program
+        frame = self.rig.own_frame(self.rig.pods["shop/web"].index, frame)
         return bpf.program_run(program, frame, repeat, bytes(self._context))
 
     def run_exit(self, frame: bytes) -> tuple[int, int]:

@@ -48,7 +48,8 @@ class Frames:
             source, destination = state.pod(row.source), state.pod(row.destination)
             if source is not None:
                 host, index = self._fleet.host(source.node), indexes[row.source]
-                runs[source.node].append((number, (host.maps.programs["pod_egress"], frame, _context(index, index))))
+                sent = frame[:6] + _source_of(host, index) + frame[12:]
+                runs[source.node].append((number, (host.maps.programs["pod_egress"], sent, _context(index, index))))
             if destination is not None:
                 host, index = self._fleet.host(destination.node), indexes[row.destination]
                 ingress_index = self._ingress_index(state, row.source, destination.node, indexes)
@@ -93,6 +94,12 @@ class Frames:
         own = next(port for port in self._ports if port not in served)
         body = _transport(row, own, next(self._sequences) & 0xFFFFFFFF)
         return _head(source, destination, row.protocol, len(body)) + body
+
+
+def _source_of(host: Host, index: int) -> bytes:
+    """Return the link-layer address from which the pod at an interface must send."""
+    own = host.maps["link_addresses"].get(index.to_bytes(4, "little"))
+    return bytes(6) if own is None else own["address"].tobytes()
 
 
 @functools.lru_cache(4096)

@@ -298,6 +298,10 @@ KERNEL_EVENTS: Final[dict[str, tuple[str, str]]] = {
         "ARP and neighbour discovery dropped: too long, or about another's address.",
         "Rises: a pod claims its neighbours' addresses.",
     ),
+    "foreign_frame": (
+        "Frames of pods dropped: not from the link-layer address of the pod's own interface, or with a VLAN tag.",
+        "Rises: a pod sends in another's name, or needs `WEIR_POD_FRAMES=any`.",
+    ),
     "encapsulation": (
         "Encapsulation (VXLAN, IPIP and others) from pods to nodes, dropped.",
         "Rises: a pod tries to get around policy, or needs `WEIR_ENCAPSULATION=open`.",

@@ -42,6 +42,7 @@ def passes(rig: Rig, index: int, direction: Direction, sent: bytes) -> bool:
     """
     if direction is Direction.INGRESS:
         return _passes(rig, "pod_ingress", sent, _UPLINK, index)
+    sent = rig.own_frame(index, sent)
     return _passes(rig, "pod_egress", sent, index, index) and _passes(rig, "exit_ethernet", sent, index, _UPLINK)
 
 

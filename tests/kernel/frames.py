@@ -16,15 +16,18 @@ class Wire:
     """A packet socket that sends frames out of a pod's interface, or another namespace's."""
 
     def __init__(self, pod: Space, node: Space, gateway: str = "", device: str = "eth0") -> None:
-        self._own = _mac(pod, device)
-        self._gateway = _mac(node, gateway or pod.link)
+        self.own = mac_of(pod, device)
+        """The source of its frames."""
+        self._gateway = mac_of(node, gateway or pod.link)
         self._socket = run_in(pod, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
         self._socket.bind((device, 0))
 
-    def send(self, packet: bytes, kind: int | None = None, tags: bytes = b"") -> None:
-        """Send an IP packet. ``kind`` is the EtherType, by default that of its version; ``tags`` precede it."""
+    def send(self, packet: bytes, kind: int | None = None, tags: bytes = b"", to: bytes = b"") -> None:
+        """Send an IP packet, by default to the gateway.
+
+        ``kind`` is the EtherType, by default that of its version; ``tags`` precede it."""
         kind = kind if kind is not None else {4: 0x0800, 6: 0x86DD}[packet[0] >> 4]
-        self._socket.send(self._gateway + self._own + tags + struct.pack("!H", kind) + packet)
+        self._socket.send((to or self._gateway) + self.own + tags + struct.pack("!H", kind) + packet)
 
     def close(self) -> None:
         self._socket.close()
@@ -92,7 +95,8 @@ def extension(following: int, units: int = 0) -> bytes:
     return bytes([following, units, 1, padding]) + bytes(padding)
 
 
-def _mac(space: Space, device: str) -> bytes:
+def mac_of(space: Space, device: str = "eth0") -> bytes:
+    """Return the link-layer address of a namespace's interface."""
     # /sys shows the devices of the namespace it was mounted in, so ask a socket.
     with run_in(space, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asking:
         answer = fcntl.ioctl(asking, _SIOCGIFHWADDR, struct.pack("16s24x", device.encode()))

@@ -173,6 +173,7 @@ class Rig:
             table.clear()
         self.services.clear()
         self.maps.configure(Config.POD_DENIED_FLOWS, 1000)
+        self.maps.configure(Config.ANY_FRAME, 0)
         # A test's agent installs by itself. This installer finds what it left, and removes it.
         self.installer = Installer(self.maps)
         self._follow_logging()
@@ -274,7 +275,7 @@ class Rig:
         for end in bound:
             if end.index not in self.attached or not self.attachments.is_attached(end.index):
                 self.generation.carry()
-                self.attachments.attach(end.index)
+                self.attachments.attach(end.index, bound=True)
                 self.attached.add(end.index)
         self.attachments.attach_exits(self.network.devices(), {end.index for end in bound})
         self.generation.finish(self.attachments.move_rest)
@@ -306,6 +307,12 @@ class Rig:
             entry = np.array([value], CONNECTION)
             change(entry)
             table.set(key.tobytes(), entry.tobytes())
+
+    def own_frame(self, index: int, frame: bytes) -> bytes:
+        """Return a frame with the source that the pod at an interface must give it."""
+        own = self.maps["link_addresses"].get(index.to_bytes(4, "little"))
+        assert own is not None
+        return frame[:6] + own["address"].tobytes() + frame[12:]
 
     def drain(self) -> np.ndarray[Any, np.dtype[np.void]]:
         """Return all verdicts in the ring, and release them. Those of earlier generations come first."""

@@ -17,7 +17,7 @@ from netns import GATEWAY_4, GATEWAY_6, Space, connects, gets_no_answer, ip, lis
 from enrich.model import Node
 from probe.kernel.layout import Config, Counter
 from tests.kernel.ear import Ear, new_mark
-from tests.kernel.frames import Wire, _mac, icmp, ipv4, ipv6, tcp, udp
+from tests.kernel.frames import Wire, icmp, ipv4, ipv6, mac_of, tcp, udp
 from tests.kernel.rig import FAMILIES, Rig, both, of
 from tests.kernel.site import VIP, Site
 
@@ -52,7 +52,7 @@ class Overlay:
         self.rig.policy("a/out", podSelector={"matchLabels": {"app": "client"}}, policyTypes=["Egress"])
         self.rig.apply()
         self.rig.drain()
-        self.mac = _mac(node, "flannel.1")
+        self.mac = mac_of(node, "flannel.1")
         self.ear = Ear(self.world)
 
     def inner(self, family: int, mark: bytes, protocol: int = 17, source: str = "") -> bytes:

@@ -25,6 +25,7 @@ _STRUCTS = {
     "endpoint_sides": layout.ENDPOINT_SIDES,
     "local": layout.LOCAL,
     "address_key": layout.ADDRESS_KEY,
+    "link_address": layout.LINK_ADDRESS,
     "peer": layout.PEER,
     "policy_key": layout.POLICY_KEY,
     "port_key": layout.PORT_KEY,

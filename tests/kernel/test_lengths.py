@@ -138,6 +138,7 @@ def test_a_length_of_zero_is_the_kernels_own_large_packet_or_nothing(rig: Rig, w
     at = 2 if family == 4 else 4
     frame = bytes(12) + (b"\x08\x00" if family == 4 else b"\x86\xdd") + whole[:at] + bytes(2) + whole[at + 2 :]
     pod, program = rig.pods["a/client"], rig.maps.programs["pod_egress"]
+    frame = rig.own_frame(pod.index, frame)
     for segment, passes in ((0, False), (500, True)):
         # struct __sk_buff: ifindex at offset 40, gso_size at 176.
         context = struct.pack("=40xI132xI12x", pod.index, segment)

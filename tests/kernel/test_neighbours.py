@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from netns import connects, listen, run, run_in
 
 from probe.kernel import bpf
-from probe.kernel.layout import Counter
+from probe.kernel.layout import Config, Counter
 from tests.kernel.asked import SHOT
 from tests.kernel.frames import Wire, extension, ipv6
 from tests.kernel.rig import FAMILIES, Rig, both
@@ -62,10 +63,19 @@ def test_a_pod_says_by_arp_where_its_own_address_is_and_no_more(rig: Rig, wire: 
     assert rig.seen() == []
 
 
+def own_link_local(rig: Rig, name: str = "a/client") -> str:
+    """Return the link-local address that a pod's kernel has made of its link-layer address."""
+    lines = run(rig.pods[name], "ip", "-6", "addr", "show", "dev", "eth0", "scope", "link")
+    return next(line.split()[1].partition("/")[0] for line in lines.splitlines() if "inet6" in line)
+
+
 def test_a_pod_advertises_its_own_addresses_and_no_more(rig: Rig, wire: Wire) -> None:
+    own = own_link_local(rig)
     for proper in (
         discovery(ADVERTISEMENT, OWN_6),
-        discovery(ADVERTISEMENT, "fe80::7", "fe80::7"),
+        discovery(ADVERTISEMENT, own, own),
+        discovery(SOLICITATION, own, "::", b""),
+        discovery(SOLICITATION, OTHER_6, own),
         discovery(SOLICITATION, OTHER_6),
         discovery(SOLICITATION, OWN_6, "::", b""),
         discovery(SOLICITATION, OTHER_6, options=b"\x01\x01" + bytes(6) + b"\x0e\x01" + bytes(6)),
@@ -74,7 +84,13 @@ def test_a_pod_advertises_its_own_addresses_and_no_more(rig: Rig, wire: Wire) ->
     assert rig.seen() == []
     for other in (
         discovery(ADVERTISEMENT, OTHER_6),
-        discovery(ADVERTISEMENT, OTHER_6, "fe80::7"),
+        discovery(ADVERTISEMENT, OTHER_6, own),
+        # A gateway may have a link-local address.
+        discovery(ADVERTISEMENT, "fe80::1"),
+        discovery(ADVERTISEMENT, own_link_local(rig, "a/server")),
+        discovery(ADVERTISEMENT, "fe80::1", "fe80::1"),
+        discovery(SOLICITATION, "fe80::1", "::", b""),
+        discovery(SOLICITATION, OTHER_6, "fe80::1"),
         discovery(SOLICITATION, OTHER_6, "::", b""),
         discovery(SOLICITATION, OTHER_6, options=b"\x0e\x96" + bytes(1198)),
         discovery(SOLICITATION, OTHER_6) + bytes(1200),
@@ -83,11 +99,33 @@ def test_a_pod_advertises_its_own_addresses_and_no_more(rig: Rig, wire: Wire) ->
     assert {(row.subject, row.verdict, row.reason) for row in rig.seen()} == {("a/client", "deny", "forbidden_nd")}
 
 
+def test_where_any_frame_may_pass_so_may_any_link_local_address(rig: Rig, wire: Wire) -> None:
+    rig.maps.configure(Config.ANY_FRAME, 1)
+    for proper in (discovery(ADVERTISEMENT, "fe80::7", "fe80::7"), discovery(SOLICITATION, OTHER_6, "fe80::7")):
+        assert not dropped(rig, wire, proper)
+    assert dropped(rig, wire, discovery(ADVERTISEMENT, OTHER_6, "fe80::7"))
+
+
+def test_a_pod_that_is_not_known_yet_does_not_speak_for_others(rig: Rig, wire: Wire) -> None:
+    """Neither for the node nor for other pods; for its own addresses, which are not known, it must."""
+    late = rig.connect(rig.node, "10.244.0.9", "fd44::9")
+    rig.attachments.attach(late.index)
+    with closing(Wire(late, rig.node)) as unknown:
+        for proper in (arp("10.244.0.9"), arp("10.244.0.9", operation=1)):
+            assert not dropped(rig, unknown, proper, ETHERNET_ARP)
+        assert not dropped(rig, unknown, discovery(ADVERTISEMENT, "fd44::9", "fd44::9"))
+        for other in (arp(OWN_4), arp("192.0.2.1"), arp("169.254.1.1")):
+            assert dropped(rig, unknown, other, ETHERNET_ARP)
+        for target in (OWN_6, "2001:db8:1::1", "fe80::1"):
+            assert dropped(rig, unknown, discovery(ADVERTISEMENT, target, "fd44::9"))
+    rig.net.remove(late)
+
+
 def test_listener_reports_are_on_a_few_groups(rig: Rig, wire: Wire) -> None:
     """RFC 3810: a record of 20 bytes a group."""
     for groups, expected in ((3, False), (60, True)):
         body = struct.pack("!BBHHH", 143, 0, 0, 0, groups) + bytes(20 * groups)
-        packet = ipv6("fe80::7", "ff02::16", 0, extension(58) + body, hops=1)
+        packet = ipv6(own_link_local(rig), "ff02::16", 0, extension(58) + body, hops=1)
         assert dropped(rig, wire, packet) is expected
 
 

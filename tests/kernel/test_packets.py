@@ -8,7 +8,7 @@ import struct
 import pytest
 from netns import open_socket
 
-from probe.kernel.layout import Counter
+from probe.kernel.layout import Config, Counter
 from tests.kernel.frames import Wire, extension, ipv4, ipv6, sctp, udp
 from tests.kernel.rig import FAMILIES, Rig, both, of
 
@@ -73,7 +73,8 @@ def test_another_protocol_is_judged_by_what_allows_everything(rig: Rig, wire: Wi
 
 
 @pytest.mark.parametrize("tags", [struct.pack("!HH", 0x8100, 7), struct.pack("!HHHH", 0x88A8, 3, 0x8100, 7)])
-def test_a_tagged_frame_is_judged_too(rig: Rig, wire: Wire, tags: bytes) -> None:
+def test_a_tagged_frame_is_judged_too_where_any_may_pass(rig: Rig, wire: Wire, tags: bytes) -> None:
+    rig.maps.configure(Config.ANY_FRAME, 1)
     rig.policy("a/out", podSelector={"matchLabels": {"app": "client"}}, policyTypes=["Egress"])
     rig.apply()
     wire.send(ipv4(CLIENT_4, SERVER_4, 17, udp(1000)), tags=tags)

@@ -42,7 +42,8 @@ class Client:
 
     def run(self, frame: bytes, times: int = 1, pod: Space | None = None) -> bool:
         """Whether it passes on its way out of the pod."""
-        context = struct.pack("=40xI148x", (pod or self.pod).index)
+        index = (pod or self.pod).index
+        context, frame = struct.pack("=40xI148x", index), self.rig.own_frame(index, frame)
         program = self.rig.maps.programs["pod_egress"]
         return run_in(self.rig.node, lambda: bpf.program_run(program, frame, times, context))[0] != SHOT
 
@@ -161,6 +162,7 @@ def test_headers_that_are_not_plain_are_read_all_the_same(client: Client) -> Non
         else:
             frame = client.packet(60, bytes([6, 0, 1, 4, 0, 0, 0, 0]) + body)
         assert client.run(frame) is allowed
+        client.rig.maps.configure(Config.ANY_FRAME, 1)
         tagged = client.frame(ACK, port)
         assert client.run(tagged[:12] + struct.pack("!HH", 0x8100, 7) + tagged[12:]) is allowed
 

@@ -62,8 +62,8 @@ class _Cluster:
         restart(self.rig, CONNECTIONS=1 << 17)
         attach = self.rig.attachments.attach
 
-        def once(index: int) -> bool:
-            attach(index)
+        def once(index: int, *, bound: bool = False) -> bool:
+            attach(index, bound=bound)
             raise Killed
 
         self.rig.attachments.attach = once  # type: ignore[method-assign]

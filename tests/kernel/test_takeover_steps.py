@@ -24,7 +24,7 @@ def before_install(rig: Rig) -> None:
 
 
 def before_the_first_move(rig: Rig) -> None:
-    def killed(index: int) -> bool:
+    def killed(index: int, *, bound: bool = False) -> bool:
         raise Killed
 
     rig.attachments.attach = killed  # type: ignore[method-assign]
@@ -32,10 +32,10 @@ def before_the_first_move(rig: Rig) -> None:
 
 
 def after_the_first_move(rig: Rig) -> None:
-    attach: Callable[[int], bool] = rig.attachments.attach
+    attach = rig.attachments.attach
 
-    def once(index: int) -> bool:
-        attach(index)
+    def once(index: int, *, bound: bool = False) -> bool:
+        attach(index, bound=bound)
         raise Killed
 
     rig.attachments.attach = once  # type: ignore[method-assign]
