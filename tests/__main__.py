@@ -37,6 +37,7 @@ from tests.programs import with_kept_bytecode
 from tests.report import RingReport, lines, merged
 
 _ROOT: Final = Path(__file__).parents[1]
+_END_S: Final = 60
 LINT: Final = ("make", "--no-print-directory", "--old-file=setup", "lint")
 """Without the set-up, which was run before: beside the tests, it could take away what they use."""
 
@@ -71,6 +72,10 @@ def main(arguments: Sequence[str]) -> int:
         finally:
             for process in running.values():
                 process.terminate()
+            # They still write into the folder.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                for process in running.values():
+                    process.wait(_END_S)
         for output in (output_of(lane, folder) for lane in LANES):
             sys.stdout.buffer.write(output.read_bytes() if output.exists() else b"")
         rings = merged(report_of(lane, folder) for lane in LANES)

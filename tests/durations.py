@@ -33,7 +33,7 @@ class Duration(msgspec.Struct, frozen=True):
     @property
     def of_one(self) -> float:
         """The mean of its tests: a run may have only some of them."""
-        return self.seconds / self.tests
+        return self.seconds / max(1, self.tests)
 
 
 Durations = Mapping[str, Duration]

@@ -122,7 +122,9 @@ def test_a_run_that_is_ended_ends_its_processes(how: signal.Signals, tmp_path: P
         pids = [file.name.partition("-")[2] for file in tmp_path.glob("runs-*")]
         collecting = Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1]
         os.kill(running.pid if how == signal.SIGTERM else int(collecting), how)
-        assert running.wait(PATIENCE_S) != 0
+        out, err = running.communicate(timeout=PATIENCE_S)
+        assert running.returncode != 0
+        assert "INTERNALERROR" not in out + err
     until(lambda: all(has_ended(pid) for pid in pids))
 
 
