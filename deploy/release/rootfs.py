@@ -6,6 +6,7 @@ scripts would do and the services need is done here: users, certificates, and wh
 
 from __future__ import annotations
 
+import csv
 import os
 import platform
 import re
@@ -81,8 +82,8 @@ def make_base(machine: Machine, packages: Iterable[Debian], root: Path) -> None:
         (root / "usr" / name).mkdir()
         (root / name).symlink_to(f"usr/{name}")
     for one in packages:
-        unpack = f"dpkg-deb --fsys-tarfile '{one.path}' | tar -x --keep-directory-symlink --no-same-owner -C '{root}'"
-        run(["bash", "-o", "pipefail", "-c", unpack])
+        unpack = 'dpkg-deb --fsys-tarfile "$0" | tar -x --keep-directory-symlink --no-same-owner -C "$1"'
+        run(["bash", "-o", "pipefail", "-c", unpack, one.path, root])
     for name in _UNUSED:
         shutil.rmtree(root / "usr/share" / name, ignore_errors=True)
     for name in ("lib32", "libx32"):
@@ -174,6 +175,7 @@ def make_environment(machine: Machine, pins: Iterable[Pinned], python: Path, whe
     shutil.rmtree(work)
     for folder in (site / "bin", *site.rglob("tests"), *site.rglob("__pycache__")):
         shutil.rmtree(folder, ignore_errors=True)
+    forget_where_it_was_built(site)
     (root / OPT / "bin").mkdir()
     for name in ("python", "python3"):
         (root / OPT / "bin" / name).symlink_to("/usr/bin/python3")
@@ -182,9 +184,18 @@ def make_environment(machine: Machine, pins: Iterable[Pinned], python: Path, whe
     check_machine(root, machine)
 
 
-_PURE: Final = {"faust-streaming": {"NO_CYTHON": "1", "CC": "false"}}
+def forget_where_it_was_built(site: Path) -> None:
+    """Remove what pip writes down of this machine: where a wheel was, and scripts that begin with its Python's path."""
+    for path in site.glob("*.dist-info/direct_url.json"):
+        path.unlink()
+    for path in site.glob("*.dist-info/RECORD"):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if (site / next(csv.reader([line]))[0]).exists()))
+
+
+_PURE: Final = {"faust-streaming": {"NO_CYTHON": "1", "CC": "false", "PYTHONHASHSEED": "0"}}
 """Packages for which PyPI has no file for every machine, and by which settings their parts in C are left out. They do
-without: we use Faust for batches, of which there are few."""
+without: we use Faust for batches, of which there are few. Its setup writes sets down, in the order of hashes."""
 
 
 def _target(machine: Machine) -> list[str]:

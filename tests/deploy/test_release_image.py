@@ -133,6 +133,21 @@ def test_only_packages_of_debian_12_are_taken(
         download("arm64", tmp_path)
 
 
+def test_libraries_are_the_same_wherever_they_were_installed(tmp_path: Path) -> None:
+    """pip writes the digests of its scripts down, which begin with the path of its Python, and where a wheel was."""
+    for name in ("one", "two"):
+        folder = tmp_path / name / "made-1.dist-info"
+        folder.mkdir(parents=True)
+        (folder.parent / "made,b.py").touch()
+        (folder / "direct_url.json").write_text(f'{{"url": "file://{tmp_path / name}"}}')
+        here = "made-1.dist-info/"
+        ours = f"../../bin/made,sha256={name},9\n{here}direct_url.json,sha256={name},9\n"
+        (folder / "RECORD").write_text(f'"made,b.py",sha256=x,0\n{ours}{here}RECORD,,\n')
+        rootfs.forget_where_it_was_built(folder.parent)
+        assert [path.name for path in folder.iterdir()] == ["RECORD"]
+        assert (folder / "RECORD").read_text() == '"made,b.py",sha256=x,0\nmade-1.dist-info/RECORD,,\n'
+
+
 def test_a_package_that_cannot_be_unpacked_ends_the_build(tmp_path: Path) -> None:
     broken = tmp_path / "broken.deb"
     broken.write_bytes(b"!<arch>\n")
