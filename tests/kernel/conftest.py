@@ -12,8 +12,11 @@ from tests.kernel.rig import SMALL, SMALL_LIMIT, Rig
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test that uses a rig once for each way of attaching, those marked ``one_mode`` once."""
-    if "_rig" in metafunc.fixturenames:
+    """Run each test that uses a rig once for each way of attaching, those marked ``one_mode`` once.
+
+    A test may name the ways itself, to combine them with other dimensions (``tests.kernel.pairs``)."""
+    named = any("_rig" in marker.args[0] for marker in metafunc.definition.iter_markers("parametrize"))
+    if "_rig" in metafunc.fixturenames and not named:
         one_mode = metafunc.definition.get_closest_marker("one_mode") is not None
         metafunc.parametrize("_rig", ["tcx"] if one_mode else ["tcx", "clsact"], indirect=True, scope="session")
 
