@@ -36,6 +36,10 @@ CASES: dict[str, tuple[str, ...]] = {
     "disruption-budget": ("--set=streams.disruptionBudget=true",),
     "events": ("--set=events=true",),
     "hubble": ("--set=hubble=true",),
+    "k3s": (
+        "--set=cni.programs=/var/lib/rancher/k3s/data/cni",
+        "--set=cni.configuration=/var/lib/rancher/k3s/agent/etc/cni/net.d",
+    ),
     "metrics-policy": ("--set=networkPolicy.enabled=true",),
     "metrics-tls": ("--set=metricsTls=true",),
     "monitoring": (OPERATOR,),
