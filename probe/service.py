@@ -30,6 +30,7 @@ from probe.cluster_id import find_cluster_id, other_cluster
 from probe.cni.metrics import CniCollector
 from probe.cni.plugin import Plugin
 from probe.cni.pod_lookup import PodLookup
+from probe.datapath_refusal import no_other_datapath
 from probe.enforcement_end import end_enforcement
 from probe.export.batcher import Limits
 from probe.export.drain import Drain
@@ -52,6 +53,7 @@ from probe.node.network_view import NetworkView
 from probe.node.ownership import Ownership
 from probe.node.startup_taint import StartupTaint
 from probe.numbers_in_use import reserve_numbers
+from probe.other_datapaths import OtherDatapaths
 from probe.policy.logging import LoggingDefaults
 from probe.settings import Settings
 from probe.share_metrics import ShareCollector
@@ -110,12 +112,15 @@ def serve(settings: Settings) -> None:
     end_on_dead_threads(stop.set)
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_instance(settings.run_dir / "probe.lock"))
+        others = stack.enter_context(no_other_datapath(settings, stop))
+        if stop.is_set():
+            return
         cluster = Cluster(kinds=PROBE_KINDS)
         source = stack.enter_context(_started(settings, cluster))
         credentials = CredentialWatch(settings, lambda: parts.renew_credentials(settings))
         parts = _assemble(settings, source, cluster, stack)
         diagnosis = stack.enter_context(kafka_diagnosis(settings))
-        health = stack.enter_context(contextlib.closing(_serve_health(settings, source, parts, diagnosis)))
+        health = stack.enter_context(contextlib.closing(_serve_health(settings, source, parts, diagnosis, others)))
 
         def has_ended() -> bool:
             return stop.is_set() or parts.has_failed()
@@ -207,7 +212,9 @@ def _rules(settings: Settings) -> Rules:
         raise StopServiceError(f"WEIR_POD_CIDRS: {error}", Exit.USAGE) from error
 
 
-def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: Diagnosis) -> HealthServer:
+def _serve_health(
+    settings: Settings, source: Source, parts: _Parts, diagnosis: Diagnosis, others: OtherDatapaths
+) -> HealthServer:
     plugin, maps, registry = parts.plugin, parts.agent.generation.maps, registry_with_credentials(settings)
     export = parts.drain, parts.spool, parts.publisher, parts.interval_publisher
     for collector in (
@@ -215,6 +222,7 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: 
         ProbeCollector(parts.agent, maps, parts.ring, *export),
         ShareCollector(maps, parts.ledger),
         StateCollector(),
+        others,
         SizeCollector(settings, sizes_of(maps)),
         *([CniCollector(plugin.requests)] if plugin else []),
     ):
@@ -222,6 +230,7 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: 
     ready = {
         "source": source.problem,
         "policy": parts.agent.problem,
+        "datapath": others.problem,
         "spool": lambda: parts.drain.problem,
         "kafka": diagnosis.named("kafka", lambda: parts.publisher.problem),
         "address_intervals": lambda: parts.interval_publisher.problem,
@@ -230,7 +239,7 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: 
     if plugin:
         ready["cni"] = plugin.problem
     ages = last_success(registry, source, parts.publisher, parts.interval_publisher)
-    sources = parts.agent.notes, lambda: kept_notes(source), parts.publisher.clock.notes
+    sources = parts.agent.notes, others.notes, lambda: kept_notes(source), parts.publisher.clock.notes
     notes, guard = lambda: [line for make in sources for line in make()], metrics_guard(settings)
     return HealthServer(settings.metrics, registry, ready, notes, ages.in_words, guard)
 

@@ -22,7 +22,7 @@ import filecmp
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,12 +31,12 @@ import structlog
 
 from enrich.runtime.folder import FolderWatch
 from probe.cni.conflist import TYPE, ConfigurationError, with_plugin, without_plugin
+from probe.cni.datapaths import configurations, datapath_of
 
 log = structlog.get_logger("kubeweir.cni")
 
 _LIST: Final = ".conflist"
-_SUFFIXES: Final = (".conf", _LIST, ".json")
-"""Files that runtimes read. Only a conflist is a list of plugins."""
+"""Of the files that runtimes read, only a conflist is a list of plugins."""
 _OWN: Final = "-kubeweir.conflist"
 """The ending of a conflist that stands in for a file of a single plugin."""
 _NEW: Final = ".kubeweir-new"
@@ -82,7 +82,7 @@ class Installation:
                 f"the program cannot be copied to {self._places.bin_dir}: {error}. Is the folder mounted from the node "
                 "and writable? (WEIR_CNI_BIN_DIR)"
             ) from error
-        files = list(_configurations(self._places.conf_dir))
+        files = list(configurations(self._places.conf_dir))
         first = next((file for file in files if not file.name.endswith(_OWN)), None)
         try:
             if first is not None and self._add_to(first):
@@ -150,7 +150,10 @@ class Installation:
                 self.problem = None
 
     def _add_to(self, first: Path) -> bool:
-        changed = with_plugin(first.read_text(), self._entry)
+        text = first.read_text()
+        if other := datapath_of(text):
+            raise ConfigurationError(f"it is of {other[0]}, which carries packets past kubeweir's programs")
+        changed = with_plugin(text, self._entry)
         target = first if first.suffix == _LIST else _beside(first)
         if changed is None or (target != first and target.exists() and target.read_text() == changed):
             return False
@@ -160,7 +163,7 @@ class Installation:
     def _take_out(self) -> bool:
         """Take the plugin out of every configuration. Raises OSError."""
         found = False
-        for file in _configurations(self._places.conf_dir):
+        for file in configurations(self._places.conf_dir):
             if file.name.endswith(_OWN):
                 file.unlink(missing_ok=True)
                 found = True
@@ -176,11 +179,6 @@ class Installation:
 def _beside(single: Path) -> Path:
     """Return the conflist that stands in for the file of a single plugin."""
     return single.with_name(single.stem + _OWN)
-
-
-def _configurations(folder: Path) -> Iterator[Path]:
-    """Yield the files that a runtime reads, in its order."""
-    yield from sorted(path for path in folder.glob("*") if path.suffix in _SUFFIXES and path.is_file())
 
 
 def _copy(program: Path, target: Path) -> None:

@@ -31,6 +31,7 @@ from enrich.runtime.watching import SourceCollector
 from probe.cni.metrics import CniCollector
 from probe.map_sizes import SizeCollector
 from probe.metrics import ProbeCollector, last_success
+from probe.other_datapaths import OtherDatapaths
 from probe.share_metrics import ShareCollector
 from probe.state_metrics import StateCollector
 from streams.main import PORTS
@@ -203,6 +204,7 @@ def _probe() -> Iterator[Family]:
     yield from _of(CniCollector(MagicMock(counts={}, seconds={})))
     yield from _of(ShareCollector(MagicMock(), MagicMock()))
     yield from _of(StateCollector())
+    yield from _of(OtherDatapaths(probe.settings.Settings(), MagicMock()))
     yield from _of(SizeCollector(probe.settings.Settings(), {}))
 
 

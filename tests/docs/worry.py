@@ -89,6 +89,9 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_oldest_unacknowledged_seconds": (
         "Above 300 for 5 minutes (WeirProbeBehind): Kafka does not acknowledge. `/readyz` says so from WEIR_STALL on."
     ),
+    "kubeweir_probe_other_datapath": (
+        'Any: with `enforces="no"` the probe does nothing on that node. `/readyz` says what to do.'
+    ),
     "kubeweir_probe_refused_objects": (
         "Above 0 for 5 minutes (WeirObjectsRefused): a policy is not enforced as written."
     ),

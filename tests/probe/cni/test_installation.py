@@ -57,6 +57,14 @@ def test_the_first_configuration_by_name_gets_the_plugin_and_keeps_its_mode(
     assert {path.name for path in places.conf_dir.iterdir()} == {first.name, other.name, "05-notes.txt"}
 
 
+def test_the_configuration_of_another_datapath_is_left_alone(places: Places, plugin: Installation) -> None:
+    first = write(places, config={"name": "gke", "plugins": [{"type": "ptp"}, {"type": "cilium-cni"}]})
+    write(places, "20-other.conflist")
+    with pytest.raises(InstallationError, match=r"10-net\.conflist: it is of Cilium, which carries packets past"):
+        plugin.install()
+    assert types(first) == ["ptp", "cilium-cni"]
+
+
 def test_installing_again_writes_nothing(places: Places, plugin: Installation) -> None:
     file = write(places)
     plugin.install()
