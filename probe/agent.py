@@ -267,7 +267,7 @@ class Agent:
         """
         forgotten = (self._attached | self._attachments.links()) - bound.keys()
         suspects = forgotten | set(adopted) | self._interfaces.closed
-        closed = {index for index in suspects - bound.keys() if self._attachments.carries(index)}
+        closed = {index for index in suspects - bound.keys() if self._interfaces.carries_programs(index)}
         for index in forgotten - closed:
             self._attachments.forget(index)
             self._attached.discard(index)

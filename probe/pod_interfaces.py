@@ -28,6 +28,7 @@ from probe.ledger import Ledger
 from probe.node.assignments import Assignments
 from probe.node.binding import API_DELAY_S, Binding, bind
 from probe.node.bound_pods import BoundPods
+from probe.node.links import is_here
 from probe.node.netlink import Veth
 from probe.node.network_view import NetworkView
 from probe.unenforced_interfaces import UnenforcedInterfaces
@@ -134,6 +135,13 @@ class PodInterfaces:
         ranges = found.pod_cidrs if found else ()
         self.unenforced_interfaces.read(binding.bound, self._view.state.veths, self._pods)
         self._unknown.review(binding, self._view.state.veths, ranges, complete=self._cluster.synced.is_set())
+
+    def carries_programs(self, index: int) -> bool:
+        """Return whether an interface of this node carries a pod's program of ours. Raises OSError.
+
+        Azure's CNI plugin makes both ends of a pair on the node, and moves one into the pod. TCX links stay at a device
+        that is moved to another namespace, where they would close the pod's own end."""
+        return self._attachments.carries(index) and self._view.network.run(is_here, index)
 
     def endpoints(self, binding: Binding) -> list[Bound]:
         """Return an endpoint for each bound interface, numbered by the ledger."""

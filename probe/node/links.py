@@ -6,6 +6,7 @@ between an interface's appearance and its programs counts.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Iterator
@@ -62,6 +63,16 @@ def read_link(index: int) -> Link | None:
         return get_link(index)
     except OSError:
         return None
+
+
+def is_here(index: int) -> bool:
+    """Return whether this namespace has a link with this index. Raises OSError if the kernel does not answer."""
+    try:
+        return bool(get_link(index))
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return False
 
 
 def get_link(index: int = 0, name: str = "", namespace: int | None = None) -> Link:
