@@ -68,16 +68,9 @@ class Agent:
     """Enforces policy on one node, in the passes that the module describes."""
 
     def __init__(
-        self,
-        node: str,
-        cluster: Cluster,
-        view: NetworkView,
-        generation: Generation,
-        ledger: Ledger,
-        intervals: AddressIntervals,
-        mode: Mode | None = None,
-        rules: Rules | None = None,
-    ) -> None:
+        self, node: str, cluster: Cluster, view: NetworkView, generation: Generation, ledger: Ledger,
+        intervals: AddressIntervals, mode: Mode | None = None, rules: Rules | None = None,
+    ) -> None:  # fmt: skip
         self._node, self._cluster, self._view, self._intervals = node, cluster, view, intervals
         self.generation, self._maps = generation, (maps := generation.maps)
         self._compiler = Compiler(ledger)
@@ -178,6 +171,7 @@ class Agent:
         self._wake.set()
         for thread in self._threads:
             thread.join()
+        self._intervals.confirm(self._seen_ns(), at_once=True)
         self.generation.rotate()
 
     def links_changed(self) -> None:
@@ -287,8 +281,12 @@ class Agent:
                 holders = self._compiler.desired, self._installer, self.generation, self.logging
                 self.compaction.step(holders, self._compiler.forget)
             wait_s, retry_s = _RETRY_S if self._is_unfinished() else _IDLE_S, self._admission.retry_in()
-            self._wake.wait(wait_s if retry_s is None else min(wait_s, retry_s))
+            self._intervals.wait(self._wake, wait_s if retry_s is None else min(wait_s, retry_s), self._seen_ns)
             self._stop.wait(_SETTLE_S)
+
+    def _seen_ns(self) -> int:
+        """Return until when the pods of the last pass surely were there; 0 if a pass has failed since."""
+        return 0 if self._problem or self.failed.is_set() else self._view.valid_until_ns()
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Run a thread's work. An unexpected error ends the process, because half a probe would look healthy."""

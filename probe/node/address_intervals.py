@@ -14,7 +14,8 @@ Where the link clock observed nothing, because the probe was not running, the bo
 - The pod was there before the probe: ``first`` is its ``status.startTime``, and ``start`` the second after the time of
   its condition PodReadyToStartContainers, because the API server gives times in whole seconds.
 - The interface disappeared while no probe ran: ``end`` is when the last probe last saw the pod, ``last`` is now. For
-  that, the intervals are kept in a file beside the ledger, whose modification time is when the pods were last seen.
+  that, the intervals are kept in a file beside the ledger, whose modification time is when the pods were last seen. It
+  is brought up to date every second, also where nothing changes, and once more when the probe is stopped.
 
 An interval has the labels that the pod had all the time: where one changes, the interval is published without it.
 
@@ -47,8 +48,9 @@ _REPUBLISH_NS: Final = 24 * 3600 * _SECOND
 _MAX_ENDED: Final = 4096
 """Ended intervals that are kept. Where pods come and go by the thousand, the oldest are forgotten before their day is
 over. They stay in the topic until it deletes them itself, after a week."""
-_TOUCH_NS: Final = 5 * _SECOND
-"""How often the file's modification time is brought up to date."""
+_TOUCH_NS: Final = _SECOND
+"""How often the file's modification time is brought up to date. After a kill, verdicts about a pod that has disappeared
+by the next start are not attributed from its last update on."""
 
 Changes = Mapping[bytes, bytes | None]
 """Records for the topic by key; None deletes the key."""
@@ -136,6 +138,23 @@ class AddressIntervals:
         if records:
             self._publish(records)
 
+    def confirm(self, seen_ns: int, *, at_once: bool = False) -> None:
+        """Note that the pods of the last :meth:`update` were all still on their interfaces at ``seen_ns``.
+
+        ``at_once``: write it although the last time was written less than a second ago.
+        """
+        with self._lock:
+            if self._cluster is None or self._bound is None:
+                return
+            self._confirmed_ns = max(self._confirmed_ns, seen_ns)
+            self._save(self._now_ns(), changed=False, at_once=at_once)
+
+    def wait(self, wake: threading.Event, wait_s: float, seen_ns: Callable[[], int]) -> None:
+        """Wait for an event, and confirm meanwhile that the pods are still there; ``seen_ns`` returns until when."""
+        deadline = time.monotonic() + wait_s
+        while (left_s := deadline - time.monotonic()) > 0 and not wake.wait(min(_TOUCH_NS / 1e9, left_s)):
+            self.confirm(seen_ns())
+
     def _follow_clock(self) -> bool:
         """Note how wrong the clock is. Return whether the intervals are to be published again for that.
 
@@ -201,11 +220,12 @@ class AddressIntervals:
         end, last = disappeared if disappeared is not None else (self._confirmed_ns, now)
         return msgspec.structs.replace(interval, end=max(end, interval.start), last=max(last, interval.start))
 
-    def _save(self, now: int, *, changed: bool) -> None:
+    def _save(self, now: int, *, changed: bool, at_once: bool = False) -> None:
         """Write the file if intervals changed; otherwise, now and then, only its modification time.
 
         A disk that takes nothing is reported: it must keep neither policy from the kernel nor intervals from Kafka."""
-        if not (changed or self.problem or now - self._saved_ns > _TOUCH_NS):
+        # A little early is as good: the wait between two calls may be shorter than a second by the clock.
+        if not (changed or at_once or self.problem or now - self._saved_ns > _TOUCH_NS * 9 // 10):
             return
         try:
             self._write(whole=changed or bool(self.problem))

@@ -147,3 +147,22 @@ def test_what_is_logged_changes_without_a_change_of_policy(rig: Rig, cluster: Cl
     finally:
         agent.stop()
     assert rig.maps.config(Config.EPOCH) == epoch
+
+
+def test_the_pods_are_known_to_be_there_also_while_nothing_changes_and_until_a_stop(
+    rig: Rig, cluster: Cluster, tmp_path: Path
+) -> None:
+    """The next probe ends the interval of a pod that has disappeared meanwhile where this one saw it last."""
+    agent, file = start(rig, cluster, tmp_path), tmp_path / "intervals"
+    agent._intervals.start("c1")
+    agent.start(5.0)
+    try:
+        until(lambda: agent.problem() is None)
+        _wait_for_a_read(agent)
+        seen, read_at_ns = file.stat().st_mtime_ns, agent._view.state.read_at_ns
+        until(lambda: file.stat().st_mtime_ns > max(seen, read_at_ns) + 2_000_000_000)
+        until(lambda: agent._view.clock.caught_up_ns > file.stat().st_mtime_ns)
+        caught_up_ns = agent._view.clock.caught_up_ns
+    finally:
+        agent.stop()
+    assert file.stat().st_mtime_ns >= caught_up_ns

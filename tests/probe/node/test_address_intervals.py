@@ -179,6 +179,43 @@ def test_the_next_probe_ends_the_intervals_of_pods_that_disappeared_and_goes_on_
     assert b"c1/n1/10.0.0.1/uid-stays" in node.published[-1], "published again, in case Kafka does not have it"
 
 
+def test_a_pod_that_disappears_after_a_kill_was_seen_a_second_before_it_at_least(node: Node) -> None:
+    node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
+    for _ in range(30):
+        node.now += S
+        node.intervals.confirm(node.now)
+    seen = node.now
+    node.now += S // 2
+    node.intervals.confirm(node.now)
+    node.now += S // 4
+    node.start()
+    node.intervals.update({}, node.now)
+    goes = node.latest()["10.0.0.1"]
+    assert goes is not None
+    assert (goes.end, goes.last) == (seen, node.now)
+
+
+def test_a_pod_that_disappears_after_a_stop_was_seen_until_the_stop(node: Node) -> None:
+    node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
+    stopped = node.now = node.now + S // 4
+    node.intervals.confirm(stopped, at_once=True)
+    node.now += S
+    node.start()
+    node.intervals.update({}, node.now)
+    goes = node.latest()["10.0.0.1"]
+    assert goes is not None
+    assert (goes.end, goes.last) == (stopped, node.now)
+
+
+def test_what_is_not_known_confirms_nothing(node: Node) -> None:
+    node.intervals.confirm(node.now, at_once=True)
+    assert not node.path.exists(), "no pod was seen yet"
+    node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
+    seen, node.now = node.now, node.now + 5 * S
+    node.intervals.confirm(0, at_once=True)
+    assert node.path.stat().st_mtime_ns == seen
+
+
 def test_an_interval_is_deleted_from_the_topic_a_day_after_its_end(node: Node) -> None:
     node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
     node.now += 10 * S
