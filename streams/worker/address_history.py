@@ -12,6 +12,9 @@ pods (an address, a pod, from when to when), and compaction keeps the last recor
    is in the index: this is :meth:`AddressHistory.synced_until_ns`. Where pods come and go all the time, reads rarely
    return nothing. A read that returns all that has arrived proves the same of what was published 50 ms before it.
 4. A tombstone (a key without a value) removes the interval. A record that cannot be decoded is counted and skipped.
+5. An interval that cannot be true is refused and reported (``enrich.index.forged``). Compaction is late, so the topic
+   still has the first record of a pod that has ended since: it has no end, and the pod that has the address today is
+   against it. So before the topic is read up to its end, such a record waits for a later one of its key.
 """
 
 from __future__ import annotations
@@ -44,6 +47,8 @@ _WAIT_S: Final = 0.05
 _RETRY_S: Final = 1.0
 _OPEN: Final = {"node": "open_of_node", "index": "open"}
 """Limits of open intervals, as the metric calls them."""
+_MAX_DOUBTFUL: Final = 20_000
+"""Records that wait so; each takes about a kilobyte. Beyond, they are refused at once."""
 _COMPACTED_END_S: Final = 5.0
 """How long the last records before the end offset are waited for: compaction may have removed them."""
 
@@ -80,6 +85,8 @@ class AddressHistory:
         self._open_reader, self._cluster, self._cluster_id = open_reader, cluster, cluster_id
         self._metrics, self._topic = metrics, topic
         self._synced_until_ns = 0
+        self._doubtful: dict[bytes, Record] = {}
+        """By key, records that cannot be true unless a later one of the key says more."""
         self._dropped: dict[str, int] = {}
         """How many intervals were dropped by each limit, as far as it is counted."""
         self._stop = threading.Event()
@@ -121,13 +128,14 @@ class AddressHistory:
             self.positions = {(self._topic, partition): first for partition, (first, _) in bounds.items()}
             reader.start({partition: first for partition, (first, _) in bounds.items()})
             missing = {partition: end for partition, (first, end) in bounds.items() if end > first}
+            self._doubtful.clear()
             started_at = progress_at = time.monotonic()
             count = 0
             while not self._stop.is_set():
                 requested_ns = time.time_ns()
                 records = reader.take(_MAX_RECORDS, _WAIT_S)
                 for record in records:
-                    self._apply(record)
+                    self._apply(record, is_last=not missing)
                     self.positions[self._topic, record.partition] = record.offset + 1
                     if record.offset + 1 >= missing.get(record.partition, record.offset + 2):
                         del missing[record.partition]
@@ -137,6 +145,8 @@ class AddressHistory:
                     progress_at = time.monotonic()
                 elif time.monotonic() - progress_at > _COMPACTED_END_S:
                     missing.clear()
+                if not missing and self._doubtful:
+                    self._apply_doubtful()
                 if not missing and not self.loaded.is_set():
                     log.info("address history read", records=count, seconds=round(time.monotonic() - started_at, 3))
                     self._cluster.addresses.set_complete_since(time.time_ns() - INTERVAL_RETENTION_NS)
@@ -150,10 +160,18 @@ class AddressHistory:
         finally:
             reader.close()
 
-    def _apply(self, record: Record) -> None:
+    def _apply_doubtful(self) -> None:
+        for record in self._doubtful.values():
+            self._apply(record, is_last=True)
+        self._doubtful.clear()
+
+    def _apply(self, record: Record, *, is_last: bool) -> None:
+        """Bring the index up to date. Without ``is_last``, the topic may already have a later record of the key."""
         if record.unread:
             self._metrics.bad_address_intervals.inc()
             return  # it was logged where it was passed over
+        if not is_last:
+            self._doubtful.pop(record.key, None)
         try:
             key = decode_interval_key(record.key)
             if is_foreign(key.cluster, self._cluster_id):
@@ -161,7 +179,11 @@ class AddressHistory:
                 return
             if record.value:
                 interval = decode_interval(record.value, record.key).corrected()
-                if not self._is_forged(why_forged(self._cluster, interval)):
+                why = why_forged(self._cluster, interval)
+                if why and not is_last and len(self._doubtful) < _MAX_DOUBTFUL:
+                    self._doubtful[record.key] = record
+                    return
+                if not self._is_forged(why):
                     self._cluster.addresses.add_interval(interval)
             elif not self._is_forged(why_forged_end(self._cluster, key)):
                 self._cluster.addresses.remove_interval(key.uid, key.ip)

@@ -163,7 +163,8 @@ class Endpoints(Reader):
         names = [made.get(name) for name in ("cluster", "node", "ip", "uid")] if isinstance(made, dict) else []
         key = "/".join(map(str, names)).encode(errors="replace") if self._count % 4 else b"c1/n1/10.0.0.9/u9"
         before, addresses = self._accounted(), self._cluster.addresses
-        self._history._apply(Record(0, self._count, key, b"" if self._count % 50 == 0 else value, 0))
+        record = Record(0, self._count, key, b"" if self._count % 50 == 0 else value, 0)
+        self._history._apply(record, is_last=True)
         assert self._accounted() - before >= 1, "it is not accounted for"
         addresses.owner_at("10.0.0.9", CLOCK, "n1")
         owner = addresses.owner_at("10.0.0.1", CLOCK, "n1")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from enrich.index.cluster import KINDS, Cluster
+from enrich.model import Pod
 from enrich.wire.address_interval import AddressInterval, encode_interval
 from streams.kafka.records import Record
 from streams.metrics.roles import EnrichMetrics
@@ -63,6 +66,35 @@ def test_of_a_day_of_intervals_a_worker_keeps_those_of_the_retention() -> None:
     named = [cluster.addresses.owner_at(one.ip, one.start + S, "n1").pod for one in (old[0], *kept)]
     assert [pod and pod.name for pod in named] == [None, "p3000", "p3001"]
     assert cluster.addresses.complete_since_ns() > old[0].start, "and so it says that it does not know"
+
+
+def test_what_a_later_record_of_the_topic_corrects_is_not_called_forged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Compaction is late: the topic has the first record of a pod whose address another node's pod has today."""
+    now = time.time_ns()
+    taken = Pod("shop", "new", "u-new", {}, ("10.0.0.1", "10.0.0.2"), "n2", started_ns=now - HOUR)
+    ended = replace(interval(1, now - 2 * HOUR), end=None, last=None), interval(1, now - 2 * HOUR)
+    forged = interval(2, None)
+    cluster, registry = Cluster(tail_s=24 * 3600.0), CollectorRegistry()
+    cluster.replace_all({kind: [] for kind in KINDS} | {Pod: [taken]})
+
+    class Slow(Topic):
+        def take(self, max_records: int, wait_s: float) -> list[Record]:
+            return super().take(1, wait_s)
+
+    history = AddressHistory(lambda: Slow([ended[0], forged, ended[1]]), cluster, "c1", EnrichMetrics(registry))
+    history.start()
+    try:
+        assert history.loaded.wait(240)
+    finally:
+        history.stop()
+    refused = registry.get_sample_value(
+        "kubeweir_streams_refused_address_intervals_total", {"reason": "forged_interval"}
+    )
+    assert refused == 1
+    said = capsys.readouterr().out
+    assert "pod shop/p2 has 10.0.0.2" in said
+    assert "shop/p1" not in said
+    assert cluster.addresses.owner_at("10.0.0.1", ended[1].start + S, "n1").pod is not None
 
 
 def test_a_topic_that_never_rests_is_synced_to_what_had_time_to_arrive() -> None:
