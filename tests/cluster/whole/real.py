@@ -81,12 +81,22 @@ class Real:
 
     def kubectl(self, *words: object, check: bool = True, stdin: str | None = None, timeout_s: float = 900) -> str:
         """Run kubectl and return its output."""
-        done = subprocess.run(
+        done = self._run_kubectl(words, stdin, timeout_s)
+        assert not check or done.returncode == 0, f"kubectl {words}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def weir(self, *words: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run the command weir in a pod of weir-streams, as the README does. The exit code is that of weir."""
+        pod = ("-n", SYSTEM, "exec", "-i", "deploy/weir-streams", "--", "weir")
+        return self._run_kubectl((*pod, *words), stdin, TIMEOUT_S)
+
+    def _run_kubectl(
+        self, words: Iterable[object], stdin: str | None, timeout_s: float
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [self._kubectl, *(str(word) for word in words)], env=self.environment, input=stdin, capture_output=True,
             text=True, check=False, timeout=timeout_s,
         )  # fmt: skip
-        assert not check or done.returncode == 0, f"kubectl {words}: {done.stdout}{done.stderr}"
-        return done.stdout
 
     def apply(self, *objects: dict[str, Any]) -> None:
         """Apply objects; those without a namespace go into the tests' namespace."""
@@ -172,8 +182,8 @@ class Real:
         target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         done = subprocess.run(
             [
-                self._kubectl, "-n", NAMESPACE, "exec", client["metadata"]["name"], "-c", "main", "--", "/agnhost",
-                "connect", target, f"--protocol={protocol}", f"--timeout={seconds}s",
+                self._kubectl, "-n", client["metadata"]["namespace"], "exec", client["metadata"]["name"], "-c", "main",
+                "--", "/agnhost", "connect", target, f"--protocol={protocol}", f"--timeout={seconds}s",
             ],
             env=self.environment, capture_output=True, text=True, check=False, timeout=240 + seconds,
         )  # fmt: skip

@@ -55,7 +55,8 @@ kustomize.toolkit.fluxcd.io/prune: disabled
   "WEIR_PARTITIONS" (include "kubeweir.plain" $kafka.partitions)
   "WEIR_LOG_FORMAT" "json"
   "WEIR_ALERTMANAGER" (join "," $values.alertmanagers)
-  "WEIR_CNI" (ternary "on" "off" $values.cni.enabled) -}}
+  "WEIR_CNI" (ternary "on" "off" $values.cni.enabled)
+  "WEIR_PAIRS" "1" -}}
 {{- if $kafka.ca -}}
 {{- $_ := set $found "WEIR_KAFKA_CA" "/etc/kubeweir/kafka/ca.crt" -}}
 {{- end -}}
