@@ -24,7 +24,7 @@ def no_other_datapath(settings: Settings, stop: threading.Event) -> Iterator[Oth
     """
     with contextlib.closing(NodeNetwork(settings.netns)) as network:
         others = OtherDatapaths(settings, network)
-        if others.look() and not others.enforces:
+        if others.first_look(stop) and not others.enforces:
             _refuse(settings, others, stop)
         others.start()
         try:

@@ -61,6 +61,9 @@ _PERIOD_S: Final = 30.0
 """The time between two looks while the probe enforces."""
 _WAITING_PERIOD_S: Final = 5.0
 """The same while it waits to."""
+_FIRST_LOOKS: Final = 20
+_FIRST_PERIOD_S: Final = 0.25
+"""So often, and after this time, the first look is repeated if the kernel does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +84,37 @@ class OtherDatapaths(Collector):
         self.enforces = (settings.pin_dir / "links").is_dir()
         """Whether the probe, or the one before it, enforces policy on this node."""
         self.found: tuple[Finding, ...] = ()
+        self._has_looked = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def look(self) -> bool:
-        """Look once, and log what was not there before; return whether another datapath owns the pods' interfaces."""
-        with contextlib.suppress(OSError):  # a device was removed meanwhile; the next look follows
+        """Look once, and log what was not there before; return whether another datapath owns the pods' interfaces.
+
+        If the kernel does not answer, that is what the last look has found. Raises OSError if there was none yet: then
+        nobody knows."""
+        try:
             found = tuple({one.name: one for one in self._find()}.values())
-            known = {one.name for one in self.found}
-            self.found = found
-            for one in found:
-                if one.name not in known and one.owns:
-                    log.error("another datapath owns the pods' interfaces", reason=self._owned(one))
-                elif one.name not in known:
-                    log.warning("another agent enforces policy as well", reason=_beside(one))
-        return any(one.owns for one in self.found)
+        except OSError:  # the list of devices changed while it was read; the next look follows
+            if not self._has_looked:
+                raise
+            return any(one.owns for one in self.found)
+        known, self.found, self._has_looked = {one.name for one in self.found}, found, True
+        for one in found:
+            if one.name not in known and one.owns:
+                log.error("another datapath owns the pods' interfaces", reason=self._owned(one))
+            elif one.name not in known:
+                log.warning("another agent enforces policy as well", reason=_beside(one))
+        return any(one.owns for one in found)
+
+    def first_look(self, stop: threading.Event) -> bool:
+        """Look until the kernel has answered once, or until ``stop``. Raises OSError if it does not."""
+        for _ in range(_FIRST_LOOKS):
+            with contextlib.suppress(OSError):
+                return self.look()
+            if stop.wait(_FIRST_PERIOD_S):
+                return False
+        return self.look()
 
     def problem(self) -> str | None:
         """Return why policy is not enforced on this node, or not for all, None if no other datapath is there."""
