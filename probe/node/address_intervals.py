@@ -133,7 +133,7 @@ class AddressIntervals:
                 for interval in (self._intervals if republish else changed).values()
             }
             self._published_ns = now if republish else self._published_ns
-            self._confirmed_ns = max(self._confirmed_ns, seen_ns)
+            self._note_seen(seen_ns, now)
             self._save(now, changed=bool(records))
         if records:
             self._publish(records)
@@ -146,14 +146,19 @@ class AddressIntervals:
         with self._lock:
             if self._cluster is None or self._bound is None:
                 return
-            self._confirmed_ns = max(self._confirmed_ns, seen_ns)
-            self._save(self._now_ns(), changed=False, at_once=at_once)
+            now = self._now_ns()
+            self._note_seen(seen_ns, now)
+            self._save(now, changed=False, at_once=at_once)
 
     def wait(self, wake: threading.Event, wait_s: float, seen_ns: Callable[[], int]) -> None:
         """Wait for an event, and confirm meanwhile that the pods are still there; ``seen_ns`` returns until when."""
         deadline = time.monotonic() + wait_s
         while (left_s := deadline - time.monotonic()) > 0 and not wake.wait(min(_TOUCH_NS / 1e9, left_s)):
             self.confirm(seen_ns())
+
+    def _note_seen(self, seen_ns: int, now: int) -> None:
+        # Where the clock was set back, what was noted before lies ahead of it, and would name the pod too long.
+        self._confirmed_ns = max((at for at in (self._confirmed_ns, seen_ns) if at <= now), default=0)
 
     def _follow_clock(self) -> bool:
         """Note how wrong the clock is. Return whether the intervals are to be published again for that.
@@ -217,7 +222,8 @@ class AddressIntervals:
 
     def _ended(self, interval: AddressInterval, now: int) -> AddressInterval:
         disappeared = self._clock.disappeared(self._index.get((interval.uid, interval.ip), -1))
-        end, last = disappeared if disappeared is not None else (self._confirmed_ns, now)
+        confirmed = self._confirmed_ns if self._confirmed_ns <= now else 0  # the clock was set back since
+        end, last = disappeared if disappeared is not None else (confirmed, now)
         return msgspec.structs.replace(interval, end=max(end, interval.start), last=max(last, interval.start))
 
     def _save(self, now: int, *, changed: bool, at_once: bool = False) -> None:
@@ -225,7 +231,8 @@ class AddressIntervals:
 
         A disk that takes nothing is reported: it must keep neither policy from the kernel nor intervals from Kafka."""
         # A little early is as good: the wait between two calls may be shorter than a second by the clock.
-        if not (changed or at_once or self.problem or now - self._saved_ns > _TOUCH_NS * 9 // 10):
+        is_recent = 0 <= now - self._saved_ns <= _TOUCH_NS * 9 // 10  # negative: the clock was set back
+        if is_recent and not (changed or at_once or self.problem):
             return
         try:
             self._write(whole=changed or bool(self.problem))

@@ -216,6 +216,38 @@ def test_what_is_not_known_confirms_nothing(node: Node) -> None:
     assert node.path.stat().st_mtime_ns == seen
 
 
+def test_a_clock_that_is_set_back_does_not_name_a_pod_for_longer(node: Node) -> None:
+    node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
+    for _ in range(100):
+        node.now += S
+        node.intervals.confirm(node.now)
+    node.now -= 60 * S
+    for _ in range(3):
+        node.now += S
+        node.intervals.confirm(node.now)
+        assert node.path.stat().st_mtime_ns == node.now, "every second, as before"
+    seen, node.now = node.now, node.now + 10 * S
+    node.start()
+    node.intervals.update({}, node.now)
+    goes = node.latest()["10.0.0.1"]
+    assert goes is not None
+    assert (goes.end, goes.last) == (seen, node.now)
+
+
+def test_while_no_probe_runs_a_clock_that_is_set_back_leaves_the_end_open_from_the_start_on(node: Node) -> None:
+    node.link(5)
+    begun = node.now
+    node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
+    node.now += 100 * S
+    node.intervals.confirm(node.now)
+    node.now -= 60 * S
+    node.start()
+    node.intervals.update({}, node.now)
+    goes = node.latest()["10.0.0.1"]
+    assert goes is not None
+    assert (goes.end, goes.last) == (begun, node.now)
+
+
 def test_an_interval_is_deleted_from_the_topic_a_day_after_its_end(node: Node) -> None:
     node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
     node.now += 10 * S
