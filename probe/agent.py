@@ -241,7 +241,7 @@ class Agent:
     def _attach(self, bound: Mapping[int, Pod]) -> None:
         for index, pod in bound.items():
             # Before policy is installed, another generation enforces it where our programs are.
-            if (index in self._attached and self._attachments.is_attached(index)) or (
+            if (index in self._attached and self._attachments.is_attached(index, bound=True)) or (
                 not self.generation.filled and self._attachments.carries(index)
             ):
                 continue

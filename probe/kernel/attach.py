@@ -194,11 +194,14 @@ class Attachments:
         with self._lock:
             return self._pods | {_index(path) for path in self._folder.iterdir() if not path.name.endswith(_EXITS)}
 
-    def is_attached(self, index: int) -> bool:
-        """Return whether both programs are attached to the interface now, before all others."""
-        return self._link_of(index, _CLOSED) is None and all(
-            self._is_first(index, program, hook) for program, hook in _HOOKS
-        )
+    def is_attached(self, index: int, *, bound: bool = False) -> bool:
+        """Return whether both programs are attached to the interface now, before all others.
+
+        ``bound`` asks, too, whether its address is fixed: it is not if the index is another interface's since.
+        """
+        if self._link_of(index, _CLOSED) or (bound and not self._addresses.is_fixed(index)):
+            return False
+        return all(self._is_first(index, program, hook) for program, hook in _HOOKS)
 
     def carries(self, index: int) -> bool:
         """Return whether a pod's program of ours is attached to the interface now.

@@ -13,7 +13,8 @@ address is read from outside, by netlink, at three moments:
    address is *fixed*: it is in a pinned map, so a restart of the probe does not read it again.
 
 Two ports of a bridge cannot have one address: the one that was fixed first keeps it, and the other interface is
-closed until it has another one. An interface whose address cannot be read is closed too, and the next pass tries again.
+closed until it has another one. An interface whose address cannot be read, or has no place in the map, is closed too,
+and the next pass tries again.
 """
 
 from __future__ import annotations
@@ -60,8 +61,17 @@ class LinkAddresses:
         value = np.zeros(1, LINK_ADDRESS)
         value["address"], value["link_local"] = np.frombuffer(address, "u1"), np.frombuffer(link_local, "u1")
         value["is_fixed"] = fix
-        self._table.set(_key(index), value.tobytes())
+        try:
+            self._table.set(_key(index), value.tobytes())
+        except OSError as error:  # the map is full: this interface is closed, and all others go on
+            self.forget(index)
+            return f"the map has no place for its link-layer address: {error.strerror}"
         return None
+
+    def is_fixed(self, index: int) -> bool:
+        """Return whether the interface has an address that does not change any more, or needs none."""
+        found = self._table.get(_key(index))
+        return bool((found is not None and found["is_fixed"]) or self._maps.config(Config.ANY_FRAME))
 
     def forget(self, index: int) -> None:
         """Remove the address of an interface that is gone or has none; no frame from it passes."""
