@@ -18,9 +18,9 @@ _SUFFIXES: Final = (".conf", ".conflist", ".json")
 """Files that container runtimes read. The first by name counts."""
 
 
-def first_configuration(folder: Path, skipped: str = "") -> Path | None:
-    """Return the file that the runtime uses, and of those whose name ends in ``skipped`` none. Raises OSError."""
-    return next((file for file in configurations(folder) if not skipped or not file.name.endswith(skipped)), None)
+def first_configuration(folder: Path) -> Path | None:
+    """Return the file that the runtime uses. Raises OSError."""
+    return next(configurations(folder), None)
 
 
 def configurations(folder: Path) -> Iterator[Path]:
