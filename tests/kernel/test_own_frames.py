@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from netns import Space, ip, open_socket, run
+from netns import PATIENCE_S, Space, ip, open_socket, run
 
 from probe.kernel.layout import Config, Counter
 from tests.kernel.frames import Wire, ipv4, ipv6, mac_of, udp
@@ -64,11 +64,11 @@ class Bridge:
         self.wire.close()
         self.site.close()
 
-    def arrives(self, family: int) -> bool:
+    def arrives(self, family: int, wait_s: float = PATIENCE_S) -> bool:
         """Return whether the victim gets a datagram of the other pod, which knows its address."""
         with open_socket(self.victim, family, socket.SOCK_DGRAM) as here:
             here.bind((self.victim.address(family), 9))
-            here.settimeout(1)
+            here.settimeout(wait_s)
             with open_socket(self.other, family, socket.SOCK_DGRAM) as there:
                 there.sendto(b"x", (self.victim.address(family), 9))
             try:
@@ -117,7 +117,7 @@ def test_without_this_the_bridge_believes_the_pod(bridge: Bridge) -> None:
     bridge.rig.maps.configure(Config.ANY_FRAME, 1)
     bridge.steal("IPv4")
     assert bridge.port_of(bridge.victim) == bridge.thief.link
-    assert not bridge.arrives(4)
+    assert not bridge.arrives(4, 1)
 
 
 def test_a_pod_that_gives_its_interface_another_address_is_cut_off(bridge: Bridge) -> None:
