@@ -267,10 +267,13 @@ def _bits(address: str) -> int:
     return 128 if ":" in address else 32
 
 
-def ping(source: Space, address: str, patience_s: float = PATIENCE_S) -> bool:
-    """Return whether one ICMP or ICMPv6 echo request is answered. Give it a moment where policy denies it."""
+def ping(source: Space, address: str, patience_s: float = PATIENCE_S, identifier: int | None = None) -> bool:
+    """Return whether one ICMP or ICMPv6 echo request is answered. Give it a moment where policy denies it.
+
+    Without an ``identifier``, it has a random one.
+    """
     six = ":" in address
-    identifier = secrets.randbelow(1 << 16)
+    identifier = secrets.randbelow(1 << 16) if identifier is None else identifier
     body = struct.pack("!BBHHH", 128 if six else 8, 0, 0, identifier, 1) + b"kubeweir"
     if not six:
         # On raw sockets the kernel computes the checksum of ICMPv6, which covers the addresses, but not that of ICMP.

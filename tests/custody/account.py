@@ -128,7 +128,7 @@ class Account:
             return self._wire.flows.get(key)
         # A record has no identifier of the echo. The script has one ping between two hosts at a time.
         near = self._echoes[key.protocol, key.source, key.destination]
-        return min(near, key=lambda flow: flow.distance_ns(record.at), default=None)
+        return min(near, key=lambda flow: max(flow.first - record.at, record.at - flow.last, 0), default=None)
 
     def _check_decision(self, flow: Flow, record: Record) -> None:
         if record.passes and record.count != 1:

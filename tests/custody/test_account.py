@@ -192,18 +192,6 @@ def test_an_answer_may_be_logged_alone_while_interfaces_are_moved() -> None:
     assert any("is about no packet" in text for text in run.account().differences)
 
 
-def test_a_ping_between_two_with_one_identifier_has_its_own_records() -> None:
-    run, ends, ping = SampleRun(), (SERVER, CLIENT), PING._replace(source="10.0.0.2", destination="10.0.0.1")
-    for at, one in ((5, ping), (20, ping._replace(source_port=78)), (21, ping)):
-        run.send(at, ends, one)
-    for at in (5, 20):  # the third belongs to the connection of the first
-        run.log(at, ends, ping, "egress", "no_policy")
-        run.log(at, ends, ping, "ingress", "no_policy")
-    assert run.account().differences == []
-    del run.records[-2:]
-    assert len(run.account().differences) == 2
-
-
 def test_nothing_passes_against_policy_while_interfaces_are_moved() -> None:
     run, ends = SampleRun(), (CLIENT, SERVER)
     run.script.moves = MOVES

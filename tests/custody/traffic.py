@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from netns import GATEWAY_4, Space, open_socket, ping
 
 from tests.custody.ground import BACKENDS, VIPS, Ground
-from tests.custody.packets import SCTP
+from tests.custody.packets import ICMP, ICMPV6, SCTP
 from tests.custody.script import Host
 from tests.custody.servers import (
     ANSWERING,
@@ -41,7 +41,7 @@ class Trip(NamedTuple):
     space: Space
     address: str
     port: Callable[[int], int]
-    """Returns the source port for a protocol."""
+    """Returns the source port for a protocol, or the identifier of an echo."""
     chance: random.Random
     over: threading.Event
 
@@ -241,7 +241,7 @@ def datagrams_to_a_service(trip: Trip) -> None:
 
 def echo(trip: Trip) -> None:
     """Ping, once."""
-    ping(trip.space, trip.address, 0.2)
+    ping(trip.space, trip.address, 0.2, trip.port(ICMPV6 if trip.family == 6 else ICMP))
 
 
 def sctp(trip: Trip) -> None:

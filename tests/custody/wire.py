@@ -48,14 +48,6 @@ class Flow:
     first: int = 0
     last: int = 0
 
-    def distance_ns(self, at: int) -> int:
-        """Return how far the flow's nearest packet is from a time.
-
-        The system may give two pings one identifier, so that other pings are between the packets of a flow.
-        """
-        ways = (self.forward.sent, self.forward.arrived, self.back.sent, self.back.arrived)
-        return min(abs(packet.at - at) for way in ways for packet in way)
-
     def add(self, packet: Packet, *, is_reply: bool) -> None:
         """Note a packet."""
         way = self.back if is_reply else self.forward
