@@ -214,6 +214,11 @@ static __always_inline int judge_egress(struct __sk_buff *skb, struct work *w, b
 	frame = frame_of(skb);
 	if (frame == FRAME_FOREIGN && parsed < PARSED_NOT_IP)
 		count(COUNT_FOREIGN_FRAME);
+	if (frame == FRAME_UNKNOWN && (parsed == PARSED_ARP || (parsed == PARSED && is_discovery(&w->packet)))) {
+		/* They have no verdict, and whoever sends them repeats them: an interface sends some when it is set up. */
+		count(COUNT_NEIGHBOUR_DROPPED);
+		return TC_ACT_SHOT;
+	}
 	if (parsed == PARSED_ARP)
 		return frame == FRAME_OWN ? pass_arp(is_own_arp(skb, w, endpoint)) : TC_ACT_SHOT;
 	w->key.endpoint = endpoint ? endpoint->number : 0;

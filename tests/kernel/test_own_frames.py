@@ -208,6 +208,12 @@ def test_an_interface_whose_address_is_not_known_sends_nothing(bridge: Bridge) -
         bridge.wire.send(packet, kind)
     assert bridge.dropped() == before
     assert {(one.reason, one.verdict) for one in rig.seen() if one.subject == "a/thief"} >= {("not_ready", "deny")}
+    neighbours = rig.maps.counters()[Counter.NEIGHBOUR_DROPPED]
+    for name in ("ARP", "discovery"):
+        packet, kind = FRAMES[name]
+        bridge.wire.send(packet, kind)
+    assert rig.maps.counters()[Counter.NEIGHBOUR_DROPPED] == neighbours + 2
+    assert not [one for one in rig.seen() if one.subject == "a/thief"], "they have no verdict, as ever"
 
 
 def test_pods_with_routes_of_their_own_may_share_an_address(rig: Rig) -> None:
