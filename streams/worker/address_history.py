@@ -151,7 +151,7 @@ class AddressHistory:
                     log.info("address history read", records=count, seconds=round(time.monotonic() - started_at, 3))
                     self._cluster.addresses.set_complete_since(time.time_ns() - INTERVAL_RETENTION_NS)
                     self.loaded.set()
-                if self.loaded.is_set():
+                if not missing:  # after an error, everything is read again: until then, later records may be missing
                     self.problem = None
                     if not records:
                         self._synced_until_ns = requested_ns
@@ -161,17 +161,16 @@ class AddressHistory:
             reader.close()
 
     def _apply_doubtful(self) -> None:
-        for record in self._doubtful.values():
+        doubtful, self._doubtful = self._doubtful, {}
+        for record in doubtful.values():
             self._apply(record, is_last=True)
-        self._doubtful.clear()
 
     def _apply(self, record: Record, *, is_last: bool) -> None:
         """Bring the index up to date. Without ``is_last``, the topic may already have a later record of the key."""
         if record.unread:
             self._metrics.bad_address_intervals.inc()
             return  # it was logged where it was passed over
-        if not is_last:
-            self._doubtful.pop(record.key, None)
+        self._doubtful.pop(record.key, None)
         try:
             key = decode_interval_key(record.key)
             if is_foreign(key.cluster, self._cluster_id):

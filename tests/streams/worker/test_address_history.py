@@ -68,8 +68,12 @@ def test_of_a_day_of_intervals_a_worker_keeps_those_of_the_retention() -> None:
     assert cluster.addresses.complete_since_ns() > old[0].start, "and so it says that it does not know"
 
 
-def test_what_a_later_record_of_the_topic_corrects_is_not_called_forged(capsys: pytest.CaptureFixture[str]) -> None:
-    """Compaction is late: the topic has the first record of a pod whose address another node's pod has today."""
+@pytest.mark.parametrize("behind", [0, 1], ids=["before the end", "behind the end"])
+def test_what_a_later_record_of_the_topic_corrects_is_not_called_forged(
+    capsys: pytest.CaptureFixture[str], behind: int
+) -> None:
+    """Compaction is late: the topic has the first record of a pod whose address another node's pod has today. The later
+    record may also come after the end was noted, with the last records before it."""
     now = time.time_ns()
     taken = Pod("shop", "new", "u-new", {}, ("10.0.0.1", "10.0.0.2"), "n2", started_ns=now - HOUR)
     ended = replace(interval(1, now - 2 * HOUR), end=None, last=None), interval(1, now - 2 * HOUR)
@@ -78,8 +82,11 @@ def test_what_a_later_record_of_the_topic_corrects_is_not_called_forged(capsys: 
     cluster.replace_all({kind: [] for kind in KINDS} | {Pod: [taken]})
 
     class Slow(Topic):
+        def bounds(self) -> dict[int, tuple[int, int]]:
+            return {0: (0, self._end - behind)}
+
         def take(self, max_records: int, wait_s: float) -> list[Record]:
-            return super().take(1, wait_s)
+            return super().take(1 + 2 * behind, wait_s)
 
     history = AddressHistory(lambda: Slow([ended[0], forged, ended[1]]), cluster, "c1", EnrichMetrics(registry))
     history.start()
