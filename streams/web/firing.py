@@ -39,7 +39,10 @@ MAX_KEPT: Final = 5_000
 """Alerts that are kept, at most. 64 rules that fire as often as WEIR_ALERT_FIRING lets them by default make 3,264."""
 _MAX_TEXT: Final = 1000
 _MAX_FIELDS: Final = 16
-"""Characters of a text, and fields of a group, that are kept. Whoever may write the state chooses them."""
+_MAX_KEY: Final = 1000
+_MAX_PAIRS: Final = 100
+"""Characters of a text, and fields of a group, that are kept; bytes of a key, and pairs of an alert, that are looked
+at: a worker writes fewer. Whoever may write the state chooses them."""
 _ENDS: Final = ("subject", "peer", "src", "dest")
 
 
@@ -156,7 +159,7 @@ class FiringAlerts:
 
 def named_alert(key: bytes, value: bytes | None, cluster: str) -> Named | None:
     """Return the alert of a state; None if none fires there, if it is another cluster's, or if it cannot be read."""
-    if not value:
+    if not value or len(key) > _MAX_KEY:
         return None
     try:
         state = msgspec.json.decode(value, type=AlertState)
@@ -199,7 +202,8 @@ def _places(alert: FiringAlert, pairs: object) -> list[tuple[str, ...]]:
     places = [(alert.policy.split()[1].partition("/")[0],)] if _is_of_namespace(alert.policy) else []
     if isinstance(pairs, list):
         # Ten of the pairs are listed. Whose the others are is only known by the policy.
-        return [*places, *(_namespaces(_group(one)) for one in pairs)] if places else []
+        is_known = bool(places) and len(pairs) <= _MAX_PAIRS
+        return [*places, *(_namespaces(_group(one)) for one in pairs)] if is_known else []
     return [*places, *([found] if (found := _namespaces(alert.group)) else [])]
 
 

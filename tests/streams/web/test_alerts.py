@@ -65,6 +65,14 @@ def test_a_text_of_any_length_and_type_is_bounded() -> None:
     assert (found.alert.policy, found.alert.changed_by, found.alert.count) == ("", "", 0)
 
 
+def test_what_no_worker_writes_is_not_kept() -> None:
+    key, value = make_state("r" * 1000)
+    assert named_alert(key, value, "") is None
+    many = [{"subject.namespace": "shop"}] * 101
+    assert find(group=AFTER, policy="NetworkPolicy shop/db", pairs=many[:100]).places
+    assert not find(group=AFTER, policy="NetworkPolicy shop/db", pairs=many).places
+
+
 AFTER = {"cluster": "c1", "policy": "NetworkPolicy shop/db", "changed_at": "2026-11-30T01:58:00Z", "4": "0"}
 
 
