@@ -23,6 +23,8 @@ class CommittedOffsets:
     def __init__(self, connection: Connection, timeout_s: float) -> None:
         self._connection, self._timeout_s = connection, timeout_s
         self._consumers: dict[tuple[str, bool], RenewedClient[Consumer]] = {}
+        self._unstable: set[str] = set()
+        """Groups that were asked for unstable offsets since :meth:`keep` was called."""
 
     def of(
         self, group: str, places: Sequence[TopicAndPartition], *, stable: bool = True
@@ -34,6 +36,8 @@ class CommittedOffsets:
         if not places:
             return {}
         key = (group, stable)
+        if not stable:
+            self._unstable.add(group)
         if key not in self._consumers:
             # This setting also decides whether librdkafka asks for stable offsets.
             level = {"isolation.level": "read_committed" if stable else "read_uncommitted"}
@@ -47,8 +51,11 @@ class CommittedOffsets:
         return {(one.topic, one.partition): one.offset for one in found if one.offset >= 0}
 
     def keep(self, groups: Collection[str]) -> None:
-        """Disconnect from all groups but these."""
-        for key in [key for key in self._consumers if key[0] not in groups]:
+        """Disconnect from all groups but these, and from each that was not asked for unstable offsets since the last
+        call, the second client that asks for them: after an outage, every group has one."""
+        kept = {(group, True) for group in groups} | {(group, False) for group in self._unstable & set(groups)}
+        self._unstable.clear()
+        for key in self._consumers.keys() - kept:
             _close(self._consumers.pop(key).give_up())
 
     def unanswered(self) -> None:

@@ -224,7 +224,6 @@ class LagMonitor:
             self._postpone_all(followed)
         else:
             self._admin.answered()
-            self._answered_at, self._cause = time.monotonic(), ""
 
     def _measure(self, followed: Sequence[Followed]) -> None:
         admin = self._admin.get()
@@ -236,6 +235,8 @@ class LagMonitor:
             self._try_to_measure(admin, one)
             if one.ids.remade:
                 self._remade[one.group] = one
+        # Not at the end: what follows takes a while if Kafka stops answering now, and raises nothing.
+        self._answered_at, self._cause = time.monotonic(), ""
         self._open.look_at_suspects(admin)
         self._open.settle(admin)
         self._excuse_who_waits(followed)

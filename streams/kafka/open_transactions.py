@@ -61,6 +61,8 @@ class Suspect:
 class _Found:
     transaction: OpenTransaction
     found_at: float
+    noted_at: float
+    """When the first and the last look began that noted it."""
     reader: str
     """A group on which the user has a right, which librdkafka asks for."""
     is_optional: bool
@@ -81,12 +83,15 @@ class OpenTransactions:
     ) -> None:
         """``limit_s``: a transaction that is younger is nothing to speak of."""
         self._connection, self._limit_s, self._committed, self._clock = connection, limit_s, committed, clock
+        self._began_at = clock()
+        """When the last look began: it may take longer than the limit."""
         self._found: dict[_Key, _Found] = {}
         self._noted: set[_Key] = set()
         self.suspects: list[Suspect] = []
 
     def begin(self) -> None:
         """Begin a look."""
+        self._began_at = self._clock()
         self._noted.clear()
 
     def note_offsets(
@@ -117,7 +122,8 @@ class OpenTransactions:
 
     def _note(self, key: _Key, transaction: OpenTransaction, reader: str, *, is_optional: bool) -> None:
         self._noted.add(key)
-        found = self._found.setdefault(key, _Found(transaction, self._clock(), reader, is_optional))
+        found = self._found.setdefault(key, _Found(transaction, self._began_at, self._began_at, reader, is_optional))
+        found.noted_at = self._began_at
         found.is_optional = found.is_optional and is_optional
 
     def look_at_suspects(self, admin: AdminClient) -> None:
@@ -160,8 +166,8 @@ class OpenTransactions:
         return any(one.transaction.group == group for one in self._lasting())
 
     def _lasting(self) -> list[_Found]:
-        now = self._clock()
-        return [one for one in tuple(self._found.values()) if now - one.found_at >= self._limit_s]
+        # Not until now: in an outage nobody looks, and nobody can end a transaction.
+        return [one for one in tuple(self._found.values()) if one.noted_at - one.found_at >= self._limit_s]
 
     def _in_words(self, found: _Found) -> str:
         return found.transaction.in_words(self._connection["bootstrap.servers"], time.time())

@@ -171,6 +171,42 @@ def test_a_role_without_groups_and_threads_is_not_ready_either_without_an_answer
     assert (monitor.problem() or "").startswith("Kafka has not answered for 0 s at kafka:9092")
 
 
+def test_only_an_answer_of_kafka_counts_as_one_and_not_the_end_of_a_look(kafka: Kafka) -> None:
+    """Kafka stops answering while the monitor looks for transactions, which raises nothing, and takes its time."""
+    monitor = LagMonitor({"bootstrap.servers": "kafka:9092"}, 60.0, Metrics())
+    heard: list[float] = []
+
+    def fails() -> bool:
+        heard.append(monitor._answered_at)
+        raise TimeoutError
+
+    monitor.suspect(Suspect(fails, "g", ["t"]))
+    before = monitor._answered_at
+    monitor._look()
+    assert heard == [monitor._answered_at]
+    assert monitor._answered_at > before
+
+
+def test_a_look_that_takes_long_accuses_nobody(kafka: Kafka) -> None:
+    monitor = LagMonitor({"bootstrap.servers": "kafka:9092"}, 60.0, Metrics())
+    now = [0.0]
+    monitor._open._clock = lambda: now[0]
+
+    def fails() -> bool:
+        now[0] += 100.0
+        return True
+
+    monitor.suspect(Suspect(fails, "group_of_a", ["t"]))
+    monitor.suspect(Suspect(fails, "group_of_b"))
+    kafka.stable = 50
+    monitor._measure([])
+    assert monitor.blocked() is None
+    now[0] += 100.0  # an outage, in which nobody could end it
+    assert monitor.blocked() is None
+    monitor._measure([])
+    assert "offset 50 of t [0]" in (monitor.blocked() or "")
+
+
 def test_a_partition_that_is_read_up_to_a_transaction_ends_no_role_and_one_that_is_not_does(kafka: Kafka) -> None:
     monitor = LagMonitor({"bootstrap.servers": "kafka:9092"}, 0.0, Metrics())
     followed = Followed("g", ["t"], lambda: PLACES, has_record=lambda *_: True)

@@ -107,3 +107,18 @@ def test_a_client_is_asked_again_until_its_connection_cannot_come(
     ask()
     assert kafka.made == 3, "it may hold on to brokers that are gone"
     assert kafka.closed == (2 if asks is offsets else 0)
+
+
+def test_a_second_client_of_a_group_is_kept_only_while_it_is_needed(kafka: Kafka) -> None:
+    kafka.answers = True
+    offsets = CommittedOffsets({}, 5.0)
+    for _ in range(2):
+        for stable in (True, False):
+            offsets.of("g", [("t", 0)], stable=stable)
+        offsets.keep(["g"])
+    assert (kafka.made, kafka.closed) == (2, 0)
+    offsets.of("g", [("t", 0)])
+    offsets.keep(["g"])
+    assert (kafka.made, kafka.closed) == (2, 1)
+    offsets.keep([])
+    assert (kafka.made, kafka.closed) == (2, 2)
