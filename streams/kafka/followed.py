@@ -57,6 +57,8 @@ class WatchedThread:
     """Return a number that rises as long as the thread works."""
     needs: Collection[str]
     """Its group, the topics that it reads and writes, and prefixes of transactional ids."""
+    only_writes: Collection[str] = ()
+    """Those of the topics that it does not read: it waits for nobody's transaction there."""
     stall: Stall = field(default_factory=lambda: Stall(0.0))
     seen: int = -1
     """How many turns the last look found."""
@@ -64,6 +66,10 @@ class WatchedThread:
     def depends_on(self, name: str) -> bool:
         """Return whether it needs the topic, group or transactional id."""
         return name in self.needs
+
+    def waits_for(self, name: str) -> bool:
+        """Return whether a transaction that has not ended in the topic, or for the group, keeps it from working."""
+        return name in self.needs and name not in self.only_writes
 
 
 @dataclass(slots=True)

@@ -258,7 +258,7 @@ class LagMonitor:
     def _excuse_who_waits(self, followed: Sequence[Followed]) -> None:
         """Let no time count in which a transaction keeps somebody from working. When it has ended, the role has its
         whole time to go on by itself."""
-        stalls = [watched.stall for watched in self._watched if self._open.blocks(watched.depends_on)]
+        stalls = [watched.stall for watched in self._watched if self._open.blocks(watched.waits_for)]
         blocked = [one for one in followed if self._open.blocks_group(one.group)]
         for stall in [*stalls, *(one.stall for each in blocked for one in self._own(each))]:
             stall.update(waits=False, progressed=False)

@@ -157,9 +157,9 @@ class OpenTransactions:
         work without, instead of all else."""
         return [self._in_words(one) for one in self._lasting() if one.is_logged and one.is_optional == optional]
 
-    def blocks(self, depends_on: Callable[[str], bool]) -> bool:
-        """Return whether one that lasts holds a topic or a group back that something depends on."""
-        return any(depends_on(one.transaction.group or one.transaction.topic) for one in self._lasting())
+    def blocks(self, waits_for: Callable[[str], bool]) -> bool:
+        """Return whether one that lasts holds a topic or a group back that something waits for."""
+        return any(waits_for(one.transaction.group or one.transaction.topic) for one in self._lasting())
 
     def blocks_group(self, group: str) -> bool:
         """Return whether one that lasts holds a group's offsets back."""

@@ -165,8 +165,8 @@ def _loop_threads(
             return made
 
         thread = LoopThread(name, transactions, loop.step, metrics)
-        names = (group, *read_topics, *needs)
-        monitor.watch(WatchedThread(f"the loop {name}", lambda: thread.turns + loop.records_read, names))
+        names, only_writes = (group, *read_topics, *needs), set(written) - {*read_topics, *read_back}
+        monitor.watch(WatchedThread(f"the loop {name}", lambda: thread.turns + loop.records_read, names, only_writes))
         monitor.suspect(Suspect(lambda: thread.problem() is not None, group, read_back, read_topics))
         return thread
 

@@ -264,6 +264,21 @@ def test_a_thread_that_waits_for_a_transaction_ends_no_role(
         thread.monitor.check()
 
 
+@pytest.mark.parametrize("only_writes", [False, True])
+def test_a_thread_waits_for_no_transaction_in_a_topic_that_it_only_writes(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch, only_writes: bool
+) -> None:
+    thread = Thread(monkeypatch)
+    thread.monitor._connection = thread.monitor._open._connection = {"bootstrap.servers": "kafka:9092"}
+    thread.monitor.suspect(Suspect(lambda: True, "group_of_b", ["t"]))
+    thread.monitor._watched[:] = [WatchedThread("the loop a", lambda: 0, ["t"], ["t"] if only_writes else ())]
+    kafka.stable = 50
+    for _ in range(3):
+        thread.look(0)
+    assert "offset 50 of t [0]" in (thread.monitor.blocked() or "")
+    assert thread.ended == only_writes
+
+
 class Thread:
     """A thread that takes its turns, or hangs."""
 
