@@ -37,6 +37,9 @@ _RECORDS_PER_READ: Final = 5000
 _WAIT_S: Final = 0.1
 MAX_KEPT: Final = 5_000
 """Alerts that are kept, at most. 64 rules that fire as often as WEIR_ALERT_FIRING lets them by default make 3,264."""
+_MAX_KEPT_BYTES: Final = 32 << 20
+"""Bytes of the states of alerts that are kept, at most: 3,264 have 10 MiB. What is kept of one takes a few times as
+much memory."""
 _MAX_TEXT: Final = 1000
 _MAX_FIELDS: Final = 16
 _MAX_KEY: Final = 1000
@@ -90,6 +93,8 @@ class FiringAlerts:
         self._next: dict[int, int] = {}
         """The offset behind the last state that was read, by partition."""
         self._found: dict[tuple[int, bytes], Named] = {}
+        self._sizes: dict[tuple[int, bytes], int] = {}
+        self._bytes = 0
         self._left_out: set[tuple[int, bytes]] = set()
         self._whole_at = 0.0
 
@@ -110,6 +115,8 @@ class FiringAlerts:
     def _forget(self) -> None:
         self._next, self._whole_at = {}, time.monotonic()
         self._found.clear()
+        self._sizes.clear()
+        self._bytes = 0
         self._left_out.clear()
 
     def _catch_up(self, reader: TopicReader) -> None:
@@ -130,12 +137,15 @@ class FiringAlerts:
     def _take(self, record: Record) -> None:
         key = record.partition, record.key
         self._found.pop(key, None)
+        self._bytes -= self._sizes.pop(key, 0)
         self._left_out.discard(key)
         found = named_alert(record.key, record.value, self._settings.cluster)
         if found is None:
             return
-        if len(self._found) < MAX_KEPT:
-            self._found[key] = found
+        size = len(record.value or b"")
+        if len(self._found) < MAX_KEPT and self._bytes + size <= _MAX_KEPT_BYTES:
+            self._found[key], self._sizes[key] = found, size
+            self._bytes += size
         elif len(self._left_out) < MAX_KEPT:
             self._left_out.add(key)
 

@@ -119,10 +119,13 @@ def test_a_topic_that_takes_too_long_is_read_on_by_the_next_call(topic: Topic) -
     assert topic.read == 5
 
 
-def test_no_more_are_kept_than_fit_and_the_others_are_counted(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(firing, "MAX_KEPT", 3)
-    reader = make_reader()
+@pytest.mark.parametrize("limit", ["MAX_KEPT", "_MAX_KEPT_BYTES"])
+def test_no_more_are_kept_than_fit_and_the_others_are_counted(
+    topic: Topic, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
     states = [make_state(f"r{number}") for number in range(5)]
+    monkeypatch.setattr(firing, limit, 3 if limit == "MAX_KEPT" else 3 * len(states[0][1]))
+    reader = make_reader()
     for state in states:
         topic.put(*state)
     assert (len(reader.read().alerts), reader.read().left_out) == (3, 2)
