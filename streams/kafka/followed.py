@@ -47,6 +47,10 @@ class Followed:
         """Return whether it needs the topic, group or transactional id."""
         return name == self.group or name in self.topics or name in self.needs
 
+    def read_here(self) -> list[FollowedPartition]:
+        """Return the partitions that this process reads, or should. Any thread may call it."""
+        return [one for one in dict(self.partitions).values() if one.is_own]
+
 
 @dataclass(slots=True)
 class WatchedThread:

@@ -30,13 +30,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Literal, Protocol
+from typing import Final
 
 import structlog
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
 
 from enrich.diagnosis.rights import Cause
 from enrich.runtime.process import Exit, StopServiceError
@@ -46,11 +46,9 @@ from streams.kafka.committed import CommittedOffsets
 from streams.kafka.connection import Connection, admin_client
 from streams.kafka.consumer_groups import GroupCoordinators
 from streams.kafka.errors import error_text
-from streams.kafka.followed import Followed, FollowedPartition, WatchedThread
-from streams.kafka.next_record import has_record
-from streams.kafka.offsets import first_or_last_offsets, stable_and_last_offsets
+from streams.kafka.followed import Followed, WatchedThread
+from streams.kafka.measurement import Call, Measurement, Progress
 from streams.kafka.open_transactions import OpenTransactions, Suspect
-from streams.kafka.records import TopicAndPartition
 from streams.kafka.topic_ids import rewind
 
 log = structlog.get_logger("kubeweir.streams")
@@ -62,18 +60,6 @@ _THREAD_STALL_S: Final = 6.0
 to learn what is committed there: Kafka ends a transaction that somebody has left open after up to 20 s."""
 _REWIND_S: Final = 8.0
 """A supervisor kills a role soon after its WEIR_STOP_TIMEOUT, if somebody stops it meanwhile."""
-
-Call = Literal["fetch", "produce", "write", "commit"]
-
-
-class Progress(Protocol):
-    """Exports what is measured; see :class:`streams.metrics.progress.ProgressMetrics`."""
-
-    def note(self, call: Call) -> None: ...
-
-    def set_lag(self, group: str, records: int, seconds: float) -> None: ...
-
-    def forget(self, group: str) -> None: ...
 
 
 class LagMonitor:
@@ -91,6 +77,7 @@ class LagMonitor:
         self._admin = RenewedClient(lambda: admin_client(connection))
         self._committed, self._groups = CommittedOffsets(connection, _TIMEOUT_S), GroupCoordinators(connection)
         self._open = OpenTransactions(connection, stall_s, self._committed)
+        self._measurement = Measurement(connection, stall_s, metrics, self._groups, self._open)
         self._answered_at = time.monotonic()
         self._cause = ""
         self._failed: StopServiceError | None = None
@@ -170,7 +157,7 @@ class LagMonitor:
         if unseen and followed.missing.is_stalled:
             named = ", ".join(f"{topic}: {why}" for topic, why in unseen.items())
             return f"{followed.group} has had nothing to read for {followed.missing.seconds:.0f} s: {named}"
-        late = [one for one in self._own(followed) if one.stall.is_stalled]
+        late = [one for one in followed.read_here() if one.stall.is_stalled]
         if not late:
             return None
         seconds = max((one.stall.seconds for one in late), default=0.0)
@@ -186,12 +173,8 @@ class LagMonitor:
             return None
         return f"{watched.name} has not worked for {watched.stall.seconds:.0f} s, although Kafka answers"
 
-    @staticmethod
-    def _own(followed: Followed) -> list[FollowedPartition]:
-        return [one for one in dict(followed.partitions).values() if one.is_own]
-
     def _stalls(self, followed: Followed) -> list[Stall]:
-        return [followed.missing, *(one.stall for one in self._own(followed))]
+        return [followed.missing, *(one.stall for one in followed.read_here())]
 
     def _postpone(self, followed: Sequence[Followed]) -> None:
         """Once Kafka is back, give the role's clients WEIR_STALL at least to find it by themselves."""
@@ -260,7 +243,7 @@ class LagMonitor:
         whole time to go on by itself."""
         stalls = [watched.stall for watched in self._watched if self._open.blocks(watched.waits_for)]
         blocked = [one for one in followed if self._open.blocks_group(one.group)]
-        for stall in [*stalls, *(one.stall for each in blocked for one in self._own(each))]:
+        for stall in [*stalls, *(one.stall for each in blocked for one in each.read_here())]:
             stall.update(waits=False, progressed=False)
 
     def _may_recover(self, watched: WatchedThread) -> bool:
@@ -270,7 +253,7 @@ class LagMonitor:
         """Measure a group, or note why that fails. Raises KafkaException and TimeoutError if Kafka answers nothing."""
         try:
             if not followed.refused or not self._refusal(followed):
-                self._measure_group(admin, followed)
+                self._measurement.measure(admin, followed)
                 followed.unmeasured, followed.refused = "", ""
                 followed.silent.update(waits=False, progressed=False)
         except (KafkaException, TimeoutError) as error:
@@ -285,59 +268,6 @@ class LagMonitor:
 
         librdkafka asks for the offsets of such a group until the call times out, and does not say why."""
         return self._groups.refusal(followed.group) if followed.positions is None else ""
-
-    def _measure_group(self, admin: AdminClient, followed: Followed) -> None:
-        places = followed.ids.look(admin, followed.topics)
-        followed.missing.update(waits=bool(followed.ids.unseen), progressed=False)
-        done = self._done(followed, places)
-        stable, ends = stable_and_last_offsets(admin, places)
-        stable = ends if followed.reads_uncommitted else stable
-        # Nothing is committed, or the topic was made again, and is shorter.
-        unknown = [place for place in places if not 0 <= done.get(place, -1) <= ends[place]]
-        starts = first_or_last_offsets(admin, unknown, OffsetSpec.earliest())
-        followed.partitions = {
-            place: followed.partitions.get(place) or FollowedPartition(Stall(self._stall_s)) for place in places
-        }
-        self._note_owner(followed)
-        waits, begins, committed = followed.waits(), followed.begins(), False
-        excused = waits != followed.waited
-        followed.waited = waits
-        for place, partition in followed.partitions.items():
-            end, at = ends[place], max(starts.get(place, done.get(place, 0)), begins.get(place, 0))
-            due = partition.found != at or time.monotonic() >= partition.look_at
-            if due and partition.stall.seconds > self._stall_s / 2:
-                self._look_for_record(followed, place, at, stable[place], partition)
-            # There is no record before the last stable offset, or there may be.
-            after = max(at, stable[place]) if partition.empty_until >= stable[place] else at
-            progressed, is_first = partition.done != at, partition.done < 0
-            partition.done, partition.records = at, end - after
-            partition.seconds = partition.waiting.look(end, after)
-            partition.stall.update(waits=after < stable[place], progressed=progressed or excused)
-            committed = committed or (progressed and not is_first and partition.is_own)
-        own = {place: stable[place] for place, partition in followed.partitions.items() if partition.is_own}
-        self._open.note_offsets(followed.group, own, ends)
-        self._export(followed, committed=committed)
-
-    def _note_owner(self, followed: Followed) -> None:
-        """Note which partitions this process reads. If it reads none, those that no other member of the group has: a
-        worker that stands by is not to blame for others, and one that does not get in is. Raises KafkaException."""
-        own = set(followed.own())
-        others = (
-            self._groups.assigned_partitions(followed.group) if not own and followed.positions is None else frozenset()
-        )
-        for place, partition in followed.partitions.items():
-            is_own = place in own if own else place not in others
-            if is_own and not partition.is_own:
-                # What it was stalled by before was somebody else's.
-                partition.stall = Stall(self._stall_s)
-            partition.is_own = is_own
-
-    def _export(self, followed: Followed, *, committed: bool) -> None:
-        partitions = self._own(followed)
-        records, seconds = sum(one.records for one in partitions), max((one.seconds for one in partitions), default=0.0)
-        self._metrics.set_lag(followed.group, records, seconds)
-        if committed and followed.positions is None:
-            self._metrics.note("commit")
 
     def _recover(self, followed: Followed) -> None:
         if followed.ids.remade:
@@ -365,22 +295,3 @@ class LagMonitor:
             log.error(text)
             self._failed = StopServiceError(text, Exit.UNEXPECTED)
             self._end()
-
-    def _done(self, followed: Followed, places: Sequence[TopicAndPartition]) -> Mapping[TopicAndPartition, int]:
-        if followed.positions is not None:
-            return followed.positions()
-        return self._open.committed_of(followed.group, places)
-
-    def _look_for_record(
-        self, followed: Followed, place: TopicAndPartition, at: int, end: int, partition: FollowedPartition
-    ) -> None:
-        """Note whether there is a record from ``at`` on that a reader would get. Raises KafkaException."""
-        ask = followed.has_record or partial(self._has_record, followed.group)
-        if ask(place, at, end):
-            partition.found, partition.look_at = at, time.monotonic() + self._stall_s
-        else:
-            partition.empty_until = end
-
-    def _has_record(self, group: str, place: TopicAndPartition, at: int, end: int) -> bool:
-        del end
-        return has_record(self._connection, group, place, at, _TIMEOUT_S)

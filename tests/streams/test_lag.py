@@ -13,11 +13,12 @@ from confluent_kafka import KafkaError, KafkaException
 from enrich.diagnosis.rights import Cause
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.stall import Stall
-from streams.kafka import lag, open_transactions
+from streams.kafka import lag, measurement, open_transactions
 from streams.kafka.committed import CommittedOffsets
 from streams.kafka.consumer_groups import GroupCoordinators
 from streams.kafka.followed import Followed, WatchedThread
 from streams.kafka.lag import LagMonitor
+from streams.kafka.measurement import Call, Measurement
 from streams.kafka.open_transactions import Suspect
 from streams.kafka.records import TopicAndPartition
 from streams.kafka.topic_ids import TopicIds
@@ -36,8 +37,10 @@ class Kafka:
         monkeypatch.setattr(lag, "admin_client", MagicMock())
         monkeypatch.setattr(GroupCoordinators, "assigned_partitions", lambda *_: frozenset())
         self.stable = 100
-        monkeypatch.setattr(lag, "first_or_last_offsets", lambda _admin, places, _spec: dict.fromkeys(places, 0))
-        for module in (lag, open_transactions):
+        monkeypatch.setattr(
+            measurement, "first_or_last_offsets", lambda _admin, places, _spec: dict.fromkeys(places, 0)
+        )
+        for module in (measurement, open_transactions):
             monkeypatch.setattr(module, "stable_and_last_offsets", self._ends)
         monkeypatch.setattr(open_transactions, "known", lambda _connection, _reader, transaction, _admin: transaction)
         monkeypatch.setattr(CommittedOffsets, "of", self._of)
@@ -65,7 +68,7 @@ class Metrics:
     def __init__(self) -> None:
         self.commits = 0
 
-    def note(self, call: lag.Call) -> None:
+    def note(self, call: Call) -> None:
         self.commits += call == "commit"
 
     def set_lag(self, group: str, records: int, seconds: float) -> None: ...
@@ -139,13 +142,13 @@ def test_a_cause_keeps_only_the_groups_that_it_is_about_from_their_recovery(
 
 
 def test_a_group_that_cannot_be_measured_hides_no_other_one(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_monitor: LagMonitor, _admin: Any, followed: Followed) -> None:
+    def fails(_measurement: Measurement, _admin: Any, followed: Followed) -> None:
         if followed.group == "a":
             raise KafkaException(KafkaError(KafkaError.COORDINATOR_NOT_AVAILABLE, "no coordinator"))
         measured.append(followed.group)
 
     measured: list[str] = []
-    monkeypatch.setattr(LagMonitor, "_measure_group", fails)
+    monkeypatch.setattr(Measurement, "measure", fails)
     monkeypatch.setattr(GroupCoordinators, "refusal", lambda *_: "")
     followed = [Followed("a", ["t"], list), Followed("b", ["t"], list)]
     for stall_s, shown in ((60.0, None), (0.0, "a cannot be measured: no coordinator")):
