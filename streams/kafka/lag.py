@@ -258,6 +258,7 @@ class LagMonitor:
                 followed.silent.update(waits=False, progressed=False)
         except (KafkaException, TimeoutError) as error:
             admin.list_topics(timeout=_TIMEOUT_S)  # if this is answered, other groups may be, too
+            self._open.note_failure(followed.group)
             followed.unmeasured, followed.refused = error_text(error), self._refusal(followed)
             followed.silent.update(waits=True, progressed=False)
             self._metrics.forget(followed.group)  # how far it is behind is not known

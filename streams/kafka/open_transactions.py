@@ -6,14 +6,14 @@ Theory of operation. The lag monitor (:mod:`streams.kafka.lag`) looks every few 
   from 812 on. If the next look finds 812 again, it is the same transaction.
 - each group whose offsets Kafka gives a client that takes unstable ones, and does not give one that does not.
 
-What is not noted again is over. What has been noted for ``WEIR_STALL`` seconds is on /readyz, and once in the log: no
-transaction of ours lasts longer while its worker is alive. The time of the first record behind the last stable offset
-says since when. Where a group's offsets are, only a user who may see Kafka's topic of offsets can tell.
+What is not noted again is over, unless that look has failed, because a broker was slow for example. What has been noted
+for ``WEIR_STALL`` seconds is on /readyz, and once in the log: no transaction of ours lasts longer while its worker is
+alive. The time of the first record behind the last stable offset says since when. Where a group's offsets are, only a
+user who may see Kafka's topic of offsets can tell.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +35,8 @@ from streams.kafka.topic_ids import TopicIds
 log = structlog.get_logger("kubeweir.streams")
 
 _TIMEOUT_S: Final = 5.0
+_LOOKS_FAIL: Final = 5
+"""Times WEIR_STALL in which looks at a reader may fail until what was found there before is not believed any more."""
 _BETWEEN_S: Final = 1.0
 """A transaction that is committed at once is not there at the second look any more."""
 _Key = tuple[str, int, int]
@@ -87,12 +89,16 @@ class OpenTransactions:
         """When the last look began: it may take longer than the limit."""
         self._found: dict[_Key, _Found] = {}
         self._noted: set[_Key] = set()
+        self._seen: set[TopicAndPartition] = set()
+        self._failed: set[str] = set()
+        """Of this look: what was found, partitions that were looked at, and readers at whom the look failed."""
         self.suspects: list[Suspect] = []
 
     def begin(self) -> None:
         """Begin a look."""
         self._began_at = self._clock()
-        self._noted.clear()
+        for noted in (self._noted, self._seen, self._failed):
+            noted.clear()
 
     def note_offsets(
         self,
@@ -103,10 +109,15 @@ class OpenTransactions:
         is_optional: bool = False,
     ) -> None:
         """Note the last stable offsets and the ends of partitions."""
+        self._seen.update(stable)
         for (topic, partition), offset in stable.items():
             if offset < ends[topic, partition]:
                 found = OpenTransaction(topic, partition, offset, time.time(), is_exact=False)
                 self._note((topic, partition, offset), found, reader, is_optional=is_optional)
+
+    def note_failure(self, reader: str) -> None:
+        """Note that a look at a reader has failed, so that what was found before may go on."""
+        self._failed.add(reader)
 
     def committed_of(
         self, group: str, places: Sequence[TopicAndPartition], *, is_optional: bool = False
@@ -129,17 +140,18 @@ class OpenTransactions:
     def look_at_suspects(self, admin: AdminClient) -> None:
         """Note transactions for which the suspects that fail may wait."""
         for one in self.suspects:
-            # What cannot be looked at, other measures report.
-            with contextlib.suppress(KafkaException, TimeoutError):
+            try:
                 if one.fails():
                     read, committed = (TopicIds().look(admin, topics) for topics in (one.reads, one.committed))
                     self.note_offsets(one.group, *stable_and_last_offsets(admin, read), is_optional=one.is_optional)
                     if (one.group, -1, -1) not in self._noted:
                         self.committed_of(one.group, committed, is_optional=one.is_optional)
+            except (KafkaException, TimeoutError):  # other measures report it
+                self.note_failure(one.group)
 
     def settle(self, admin: AdminClient) -> None:
         """End a look: forget what is over, and find out more about what lasts."""
-        for key in self._found.keys() - self._noted:
+        for key in [key for key in self._found.keys() - self._noted if not self._may_last(key)]:
             if (over := self._found.pop(key)).is_logged:
                 log.info("a transaction that readers waited for has ended", **_names(over.transaction))
         for found in self._lasting():
@@ -151,6 +163,11 @@ class OpenTransactions:
                 log.error("readers wait for a transaction that has not ended", **_names(found.transaction),
                           error=self._in_words(found))  # fmt: skip
                 found.is_logged = True
+
+    def _may_last(self, key: _Key) -> bool:
+        found = self._found[key]
+        is_recent = self._began_at - found.noted_at < _LOOKS_FAIL * self._limit_s
+        return is_recent and found.reader in self._failed and key[:2] not in self._seen
 
     def problems(self, *, optional: bool = False) -> list[str]:
         """Return who has waited for long for which transactions, in words. ``optional``: only what the role does its

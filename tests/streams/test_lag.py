@@ -267,6 +267,36 @@ def test_a_thread_that_waits_for_a_transaction_ends_no_role(
         thread.monitor.check()
 
 
+def test_a_look_that_fails_ends_no_transaction(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = LagMonitor({"bootstrap.servers": "kafka:9092"}, 10.0, Metrics())
+    now, fails = [0.0], [False]
+    monitor._open._clock = lambda: now[0]
+
+    def look(seconds: float) -> str:
+        now[0] += seconds
+        monitor._measure([])
+        return monitor.blocked() or ""
+
+    def asked() -> bool:
+        if fails[0]:
+            raise TimeoutError
+        return True
+
+    monitor.suspect(Suspect(asked, "g", ["t"], ["t"]))
+    kafka.stable, kafka.blocked = 50, {"g"}
+    look(0)
+    assert look(10).count("has not ended") == 3, "both partitions, and the group's offsets"
+    fails[0] = True
+    assert look(10).count("has not ended") == 3
+    assert look(30).count("has not ended") == 3
+    assert look(20) == "", "what nobody could see for so long is not claimed"
+    fails[0] = False
+    look(0)
+    assert look(10).count("has not ended") == 3
+    kafka.stable, kafka.blocked = 100, set()
+    assert look(1) == ""
+
+
 @pytest.mark.parametrize("only_writes", [False, True])
 def test_a_thread_waits_for_no_transaction_in_a_topic_that_it_only_writes(
     kafka: Kafka, monkeypatch: pytest.MonkeyPatch, only_writes: bool
