@@ -219,18 +219,21 @@ class LagMonitor:
             if one.ids.remade:
                 self._remade[one.group] = one
         # Not at the end: what follows takes a while if Kafka stops answering now, and raises nothing.
-        self._answered_at, self._cause = time.monotonic(), ""
-        self._open.look_at_suspects(admin)
+        self._note_answer()
+        self._open.look_at_suspects(admin, self._note_answer)
         self._open.settle(admin)
         self._excuse_who_waits(followed)
         # Only now: the role may end at once, and then it rewinds the groups that are noted.
         for one in followed:
             self._recover(one)
         for watched in self._watched:
-            # Kafka has just answered a client that is not the thread's.
             if watched.stall.needs_new_clients(partial(self._may_recover, watched)):
                 problem = self._hanging(watched) or f"{watched.name} has not worked"
                 self._fail(f"{problem}; restarting, with new clients")
+
+    def _note_answer(self) -> None:
+        """Note that Kafka has just answered."""
+        self._answered_at, self._cause = time.monotonic(), ""
 
     def _look_at_threads(self) -> None:
         for watched in self._watched:
@@ -245,9 +248,6 @@ class LagMonitor:
         blocked = [one for one in followed if self._open.blocks_group(one.group)]
         for stall in [*stalls, *(one.stall for each in blocked for one in each.read_here())]:
             stall.update(waits=False, progressed=False)
-
-    def _may_recover(self, watched: WatchedThread) -> bool:
-        return not self._is_refused(watched)
 
     def _try_to_measure(self, admin: AdminClient, followed: Followed) -> None:
         """Measure a group, or note why that fails. Raises KafkaException and TimeoutError if Kafka answers nothing."""
@@ -276,16 +276,16 @@ class LagMonitor:
             self._fail(f"{names}: deleted and made again; restarting, to read it from its beginning")
             return
         # Kafka has just answered a client that is not the role's.
-        if any(stall.needs_new_clients(lambda: not self._is_refused(followed)) for stall in self._stalls(followed)):
+        if any(stall.needs_new_clients(partial(self._may_recover, followed)) for stall in self._stalls(followed)):
             problem = self._stalled(followed) or f"{followed.group} has made no progress"
             self._fail(f"{problem}; restarting, with new clients")
 
-    def _is_refused(self, work: Followed | WatchedThread) -> bool:
-        """Return whether a known cause keeps this group or thread from its work. A cause about none is about all."""
+    def _may_recover(self, work: Followed | WatchedThread) -> bool:
+        """Return whether no known cause keeps this group or thread from its work. One about none is about all."""
         with self._lock:
             everything: list[Followed | WatchedThread] = [*self._followed.values(), *self._watched]
         others = [one for one in everything if one is not work]
-        return any(
+        return not any(
             work.depends_on(cause.about) or not any(one.depends_on(cause.about) for one in others)
             for cause in self._causes()
         )

@@ -137,8 +137,9 @@ class OpenTransactions:
         found.noted_at = self._began_at
         found.is_optional = found.is_optional and is_optional
 
-    def look_at_suspects(self, admin: AdminClient) -> None:
-        """Note transactions for which the suspects that fail may wait."""
+    def look_at_suspects(self, admin: AdminClient, note_answer: Callable[[], object]) -> None:
+        """Note transactions for which the suspects that fail may wait. ``note_answer`` is called when Kafka has
+        answered about one."""
         for one in self.suspects:
             try:
                 if one.fails():
@@ -146,6 +147,7 @@ class OpenTransactions:
                     self.note_offsets(one.group, *stable_and_last_offsets(admin, read), is_optional=one.is_optional)
                     if (one.group, -1, -1) not in self._noted:
                         self.committed_of(one.group, committed, is_optional=one.is_optional)
+                    note_answer()
             except (KafkaException, TimeoutError):  # other measures report it
                 self.note_failure(one.group)
 

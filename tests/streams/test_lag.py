@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from unittest.mock import MagicMock
@@ -183,8 +184,9 @@ def test_only_an_answer_of_kafka_counts_as_one_and_not_the_end_of_a_look(kafka: 
         heard.append(monitor._answered_at)
         raise TimeoutError
 
-    monitor.suspect(Suspect(fails, "g", ["t"]))
-    before = monitor._answered_at
+    monitor.suspect(Suspect(lambda: True, "answered", ["t"]))
+    monitor.suspect(Suspect(fails, "not_answered", ["t"]))
+    before = time.monotonic()
     monitor._look()
     assert heard == [monitor._answered_at]
     assert monitor._answered_at > before
