@@ -48,7 +48,8 @@ _RETRY_S: Final = 1.0
 _OPEN: Final = {"node": "open_of_node", "index": "open"}
 """Limits of open intervals, as the metric calls them."""
 _MAX_DOUBTFUL: Final = 20_000
-"""Records that wait so; each takes about a kilobyte. Beyond, they are refused at once."""
+_MAX_DOUBTFUL_BYTES: Final = 2_000
+"""Records that wait so, and bytes of the value of each: a probe's have about 400. Beyond, they are refused at once."""
 _COMPACTED_END_S: Final = 5.0
 """How long the last records before the end offset are waited for: compaction may have removed them."""
 
@@ -179,7 +180,8 @@ class AddressHistory:
             if record.value:
                 interval = decode_interval(record.value, record.key).corrected()
                 why = why_forged(self._cluster, interval)
-                if why and not is_last and len(self._doubtful) < _MAX_DOUBTFUL:
+                has_room = len(self._doubtful) < _MAX_DOUBTFUL and len(record.value) <= _MAX_DOUBTFUL_BYTES
+                if why and not is_last and has_room:
                     self._doubtful[record.key] = record
                     return
                 if not self._is_forged(why):

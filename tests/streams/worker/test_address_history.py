@@ -13,6 +13,7 @@ from enrich.model import Pod
 from enrich.wire.address_interval import AddressInterval, encode_interval
 from streams.kafka.records import Record
 from streams.metrics.roles import EnrichMetrics
+from streams.worker import address_history
 from streams.worker.address_history import AddressHistory
 from tests.waiting import until
 
@@ -102,6 +103,20 @@ def test_what_a_later_record_of_the_topic_corrects_is_not_called_forged(
     assert "pod shop/p2 has 10.0.0.2" in said
     assert "shop/p1" not in said
     assert cluster.addresses.owner_at("10.0.0.1", ended[1].start + S, "n1").pod is not None
+
+
+@pytest.mark.parametrize("limit", ["_MAX_DOUBTFUL", "_MAX_DOUBTFUL_BYTES"])
+def test_no_more_records_wait_for_a_later_one_than_fit(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr(address_history, limit, 0)
+    forged, registry = interval(1, None), CollectorRegistry()
+    cluster = Cluster(tail_s=3600.0)
+    other = Pod("shop", "other", "u-other", {}, (forged.ip,), "n2", started_ns=forged.start - HOUR)
+    cluster.replace_all({kind: [] for kind in KINDS} | {Pod: [other]})
+    history = AddressHistory(lambda: Topic([]), cluster, "c1", EnrichMetrics(registry))
+    history._apply(Record(0, 0, forged.key, encode_interval(forged), 0), is_last=False)
+    name = "kubeweir_streams_refused_address_intervals_total"
+    assert registry.get_sample_value(name, {"reason": "forged_interval"}) == 1
+    assert history._doubtful == {}
 
 
 def test_a_topic_that_never_rests_is_synced_to_what_had_time_to_arrive() -> None:
