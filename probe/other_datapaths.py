@@ -84,7 +84,7 @@ class OtherDatapaths(Collector):
         self.enforces = (settings.pin_dir / "links").is_dir()
         """Whether the probe, or the one before it, enforces policy on this node."""
         self.found: tuple[Finding, ...] = ()
-        self._has_looked = False
+        self._knows = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -96,10 +96,10 @@ class OtherDatapaths(Collector):
         try:
             found = tuple({one.name: one for one in self._find()}.values())
         except OSError:  # the list of devices changed while it was read; the next look follows
-            if not self._has_looked:
+            if not self._knows:
                 raise
             return any(one.owns for one in self.found)
-        known, self.found, self._has_looked = {one.name for one in self.found}, found, True
+        known, self.found, self._knows = {one.name for one in self.found}, found, True
         for one in found:
             if one.name not in known and one.owns:
                 log.error("another datapath owns the pods' interfaces", reason=self._owned(one))
