@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic  # a test may replace what the module has
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -26,14 +26,14 @@ _SHOWN: Final = 12
 class Duration(msgspec.Struct, frozen=True):
     """What a group took. ``cpu_seconds`` has the processes that it started and that have ended."""
 
-    tests: int
-    seconds: float
-    cpu_seconds: float
+    tests: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
+    cpu_seconds: Annotated[float, msgspec.Meta(ge=0)]
 
     @property
     def of_one(self) -> float:
         """The mean of its tests: a run may have only some of them."""
-        return self.seconds / max(1, self.tests)
+        return self.seconds / self.tests
 
 
 Durations = Mapping[str, Duration]
@@ -44,7 +44,7 @@ def read(path: Path = KEPT) -> Durations:
     """Return the durations of earlier runs; nothing if there are none, or the file is damaged."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Duration])
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, RecursionError):
         return {}
 
 
@@ -72,7 +72,8 @@ def merged(paths: Iterable[Path]) -> Durations:
 def keep(durations: Durations, path: Path = KEPT) -> None:
     """Keep the durations of a run for the next, with those of groups that it did not have and that still exist."""
     known = {**read(path), **durations}
-    kept = {name: one for name, one in known.items() if (_ROOT / name.partition(" ")[2]).exists()}
+    # Path.exists would raise an error for a name that is too long, as a damaged file may have.
+    kept = {name: one for name, one in known.items() if os.path.exists(_ROOT / name.partition(" ")[2])}  # noqa: PTH110
     unfinished = path.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):  # the cache may belong to another user
         unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(kept)))

@@ -49,7 +49,25 @@ def test_what_is_measured_is_kept_and_what_is_gone_is_forgotten(tmp_path: Path) 
     assert read(kept)[HERE] == found[HERE], "another run had other tests"
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"a": 1}', b"\xff"])
+def test_a_name_that_no_file_can_have_does_not_end_the_run(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    keep({f"tcx {'a' * 5000}": Duration(1, 2.0, 3.0), HERE: Duration(1, 2.0, 3.0)}, kept)
+    assert set(read(kept)) == {HERE}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"a": 1}',
+        b"\xff",
+        b'{"a": ' + b'{"a": ' * 100_000,
+        b'{"a": {"tests": 0, "seconds": 1, "cpu_seconds": 1}}',
+        b'{"a": {"tests": 1, "seconds": -1, "cpu_seconds": 1}}',
+        b'{"a": {"tests": 1' + b"0" * 400 + b', "seconds": 1, "cpu_seconds": 1}}',
+    ],
+)
 def test_a_damaged_file_is_like_none(content: bytes, tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
     assert read(kept) == {}

@@ -180,7 +180,7 @@ def groups(*named: str) -> list[Group]:
     """Return groups of one test each, from "lane/name"."""
     test: Any = None
     parted = [name.partition("/") for name in named]
-    return [Group(lane, name, [test]) for lane, _, name in parted]
+    return [Group(lane, name, [test], work_queue._SECONDS[lane]) for lane, _, name in parted]
 
 
 def test_a_process_takes_its_own_kind_first_and_then_of_what_is_most(tmp_path: Path) -> None:
@@ -188,6 +188,15 @@ def test_a_process_takes_its_own_kind_first_and_then_of_what_is_most(tmp_path: P
     order = [f"{group.lane}/{group.name}" for group in WorkQueue(tmp_path, "tcx", left).taken()]
     assert order == ["tcx/a", "tcx/b", "kafka/a", "kafka/b", "cluster/a", "computing/a"]
     assert list(WorkQueue(tmp_path, "kafka", left).taken()) == []
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0])
+def test_each_group_is_taken_whatever_is_known_of_how_long_it_takes(seconds: float, tmp_path: Path) -> None:
+    left = groups("kafka/a", "cluster/a", "cluster/b")
+    for group in left:
+        group.seconds_of_one = seconds
+    assert {group.name for group in WorkQueue(tmp_path, "tcx", left).taken()} == {"a", "b"}
+    assert len(list(tmp_path.iterdir())) == len([*left, "turn"])
 
 
 def test_each_group_is_taken_once(tmp_path: Path) -> None:
