@@ -48,6 +48,11 @@ def durations_of(lane: str, folder: Path) -> Path:
     return folder / f"{lane}.durations"
 
 
+def say_done(lane: str, folder: Path) -> None:
+    """Note that a lane's process has run all that it has taken, and that nothing is left to take."""
+    (folder / f"{lane}.done").touch()
+
+
 def code_of(lane: str, folder: Path, otherwise: int) -> int:
     """Return the exit code of the process of a lane; ``otherwise`` if the collecting process has not seen its end."""
     file = folder / f"{lane}.code"
@@ -133,6 +138,9 @@ def _wait(running: dict[int, str], folder: Path) -> None:
         pid, status, used = os.wait4(-1, 0)
         if (lane := running.pop(pid, None)) is not None:
             code = os.waitstatus_to_exitcode(status)
+            if code == 0 and not (folder / f"{lane}.done").exists():
+                # A test has ended the process (os._exit), and what it had taken has not run.
+                code = int(pytest.ExitCode.INTERNAL_ERROR)
             (folder / f"{lane}.code").write_text(str(code))
             minutes, cpu = (time.monotonic() - began) / 60, (used.ru_utime + used.ru_stime) / 60
             took = f"after {minutes:.1f} min with {cpu:.1f} of CPU"

@@ -134,10 +134,12 @@ def test_a_kind_without_tests_is_not_a_failure(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "1 passed, 0 failed, 0 skipped"
 
 
-def test_a_process_that_is_killed_fails_the_run(tmp_path: Path) -> None:
-    done = run(tmp_path, computing="pass", kafka="import os; os._exit(9)")
-    assert done.returncode == 9, done.stdout + done.stderr
-    assert "FAILED (exit code 9)" in done.stdout
+@pytest.mark.parametrize(("code", "shown"), [(9, 9), (0, 3)])
+def test_a_process_that_ends_within_a_test_fails_the_run(code: int, shown: int, tmp_path: Path) -> None:
+    """Also with the exit code of success: the test has not passed, and those after it have not run."""
+    done = run(tmp_path, computing="pass", kafka=f"import os; os._exit({code})")
+    assert done.returncode == shown, done.stdout + done.stderr
+    assert f"FAILED (exit code {shown})" in done.stdout
 
 
 def test_what_lint_finds_is_shown_and_fails_the_run(tmp_path: Path) -> None:

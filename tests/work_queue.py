@@ -158,6 +158,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     lane = lanes.fork(config, config.option.queue.parent)
     for group in WorkQueue(config.option.queue, lane, groups).taken():
         _run(session, group, lanes.durations_of(lane, config.option.queue.parent))
+    lanes.say_done(lane, config.option.queue.parent)
     return True
 
 
