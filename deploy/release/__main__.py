@@ -128,6 +128,8 @@ def _build_files(
 
 def _check_replaceable(out: Path) -> None:
     """Raise ReleaseError if the folder has other things than a release, which would be lost."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise ReleaseError(f"{out} is not a folder")
     strange = [path.name for path in out.iterdir() if not _is_ours(path)] if out.exists() else []
     if strange:
         raise ReleaseError(f"{out} has what no release makes: {', '.join(sorted(strange)[:5])}: move it away")
@@ -135,7 +137,7 @@ def _check_replaceable(out: Path) -> None:
 
 def _is_ours(path: Path) -> bool:
     ours: Iterable[str] = ("kubeweir-", "kubectl-weir-", "NOTES.txt", statements.SUMS, "release.pub", "weir.yaml")
-    return path.name.startswith(tuple(ours))
+    return path.is_file() and path.name.startswith(tuple(ours))
 
 
 def _say(text: str) -> None:

@@ -60,7 +60,7 @@ def section(changelog: str, version: str) -> str:
 def read_release(root: Path = ROOT) -> Release:
     """Return the release that the tree is ready for. Raises ReleaseError with everything that speaks against one."""
     problems = []
-    dirty = git(root, "status", "--porcelain")
+    dirty = _changes(root)
     if dirty:
         problems.append(f"the tree has changes that are not committed:\n{dirty}")
     commit = git(root, "rev-parse", "HEAD")
@@ -81,6 +81,17 @@ def read_release(root: Path = ROOT) -> Release:
     if problems:
         raise ReleaseError("\n".join(problems))
     return Release(version, commit, int(git(root, "log", "-1", "--format=%ct")), notes)
+
+
+def _changes(root: Path) -> str:
+    """Return what is not in the commit, as `git status --short` says it.
+
+    Git may be told elsewhere than in the tree's .gitignore to keep silent about files. Those would get into the archive
+    of sources and the wheel, for which only .gitignore counts.
+    """
+    changed = git(root, "status", "--porcelain", "--untracked-files=no")
+    unknown = git(root, "ls-files", "--others", "--exclude-per-directory=.gitignore").splitlines()
+    return "\n".join([*changed.splitlines(), *(f"?? {name}" for name in unknown)])
 
 
 def set_version(version: str, date: str, root: Path = ROOT) -> None:

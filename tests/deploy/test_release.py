@@ -114,6 +114,11 @@ def test_a_tree_that_is_not_ready_is_refused_with_every_reason(tree: Path, tmp_p
     assert "changes that are not committed" in text
     assert "?? new" in text
     assert "README.md has the version nowhere" in text
+    # What git is told outside the tree to ignore would get into the archive of sources as well.
+    (clone / ".git/info/exclude").write_text("new\n")
+    run("git", "config", "status.showUntrackedFiles", "no", cwd=clone)
+    with pytest.raises(ReleaseError, match=r"\?\? new"):
+        read_release(clone)
     run("git", "checkout", "-q", "README.md", cwd=clone)
     (clone / "new").unlink()
     with pytest.raises(ReleaseError) as refused:
@@ -129,18 +134,21 @@ def test_a_refused_release_leaves_the_folder_as_it_was(tree: Path, tmp_path: Pat
     out = tmp_path / "dist"
     out.mkdir()
     (out / "mine").touch()
+    (out / "kubeweir-sources").mkdir()
+    (tmp_path / "link").symlink_to(out)
     done = build(tree, "--out", out, check=False)
     (tree / "strange").unlink()
     assert (done.returncode, "?? strange" in done.stderr) == (3, True)
     for words, why in (
-        (("--out", out), "has what no release makes: mine"),
+        (("--out", out), "has what no release makes: kubeweir-sources, mine"),
+        (("--out", tmp_path / "link"), "link is not a folder"),
         (("--key", tmp_path / "none"), "none: No such file"),
         (("--key", ROOT / "README.md"), "is not a private key in PEM"),
         (("--url", "http://example.test"), "must begin with https://"),
     ):
         done = build(tree, *words, check=False)
         assert (done.returncode, why in done.stderr) == (3, True), done.stderr
-    assert [path.name for path in out.iterdir()] == ["mine"]
+    assert {path.name for path in out.iterdir()} == {"kubeweir-sources", "mine"}
 
 
 def test_two_builds_of_a_commit_are_equal_byte_for_byte(tree: Path, dist: Path, key: Path, tmp_path: Path) -> None:
