@@ -66,7 +66,22 @@ def download(arch: str, cache: Path) -> list[Debian]:
     missing = wanted - {(one.name, one.version) for one in found}
     if missing:
         raise ReleaseError(f"apt has not downloaded {missing} for {arch}")
+    _check(found, _apt(home, arch, "cache", "show", *(f"{one.name}={one.version}" for one in found)))
     return found
+
+
+def _check(packages: Sequence[Debian], shown: str) -> None:
+    """Raise ReleaseError if a package is not the one of the lists: of a file from before, apt checks only the size."""
+    published = set()
+    for text in shown.split("\n\n"):
+        fields = dict(re.findall(r"(?m)^(Package|Version|SHA256): (\S+)", text))
+        published.add(tuple(fields.get(name) for name in ("Package", "Version", "SHA256")))
+    wrong = [one for one in packages if (one.name, one.version, one.sha256) not in published]
+    for one in wrong:
+        one.path.unlink()
+    if wrong:
+        names = ", ".join(one.path.name for one in wrong)
+        raise ReleaseError(f"these packages were not what Debian's lists say, and are removed: {names}: run it again")
 
 
 def _apt(home: Path, arch: str, program: str, *words: str) -> str:

@@ -133,6 +133,32 @@ def test_only_packages_of_debian_12_are_taken(
         download("arm64", tmp_path)
 
 
+def test_a_package_in_the_cache_that_has_changed_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """apt takes a file that has the right name and size."""
+    tree, archives = tmp_path / "tree", tmp_path / "apt-arm64/archives"
+    (tree / "DEBIAN").mkdir(parents=True)
+    archives.mkdir(parents=True)
+    fields = {"Package": "made", "Version": "1:2", "Architecture": "arm64", "Maintainer": "t", "Description": "t"}
+    (tree / "DEBIAN/control").write_text("".join(f"{name}: {value}\n" for name, value in fields.items()))
+    deb = archives / "made_1%3a2_arm64.deb"
+    rootfs.run(["dpkg-deb", "--build", "--root-owner-group", tree, deb])
+    published = hashlib.sha256(deb.read_bytes()).hexdigest()
+
+    def answer(_home: Path, _arch: str, program: str, *words: str) -> str:
+        if program == "cache":
+            assert words == ("show", "made=1:2")
+            other = "Package: made\nVersion: 1:1\nSHA256: 0\n"
+            return f"{other}\nPackage: made\nVersion: 1:2\nSHA256: {published}\nDescription: t\n\n"
+        return "Inst made (1:2 Debian:12.15/oldstable [arm64])\n" if "--simulate" in words else ""
+
+    monkeypatch.setattr("deploy.release.debian._apt", answer)
+    assert [one.sha256 for one in download("arm64", tmp_path)] == [published]
+    deb.write_bytes(deb.read_bytes() + b" ")
+    with pytest.raises(ReleaseError, match="are removed: made_1%3a2_arm64"):
+        download("arm64", tmp_path)
+    assert not deb.exists()
+
+
 def test_libraries_are_the_same_wherever_they_were_installed(tmp_path: Path) -> None:
     """pip writes the digests of its scripts down, which begin with the path of its Python, and where a wheel was."""
     for name in ("one", "two"):
