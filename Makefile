@@ -98,7 +98,7 @@ pictures: setup ## take pictures of the page in Chromium, light and dark, wide a
 	@ls $(CURDIR)/build/pictures/*.png
 	@$(PY) -m tests.readme_pictures
 
-docs: ## generate what comes from the code: docs/settings.md, metrics.md, kafka-acls.md, helm-values.md, deploy/kafka, files of the chart
+docs: ## generate what comes from the code: docs/settings.md, metrics.md, kafka-acls.md, helm-values.md, deploy/kafka, manual pages, files of the chart
 	@$(PY) -m tests.docs.generate
 
 version: setup ## write VERSION=X.Y.Z everywhere that the version stands, and give it the unreleased part of the changelog

@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Pause Python's garbage collector while the tests are collected: it would search all that lives as long as the
-    process, again and again, in each of the processes of `make test`."""
+    process, again and again."""
     with gc_paused():
         return (yield)
 
