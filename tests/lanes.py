@@ -17,12 +17,14 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from tests.overdue import THREAD as OVERDUE
 from tests.overdue import Overdue
 from tests.report import Report
 
@@ -65,7 +67,13 @@ def outcome(code: int) -> str:
 
 
 def fork(config: pytest.Config, folder: Path) -> str:
-    """Fork a process for each lane, and return in each of them its lane. In this one it never returns."""
+    """Fork a process for each lane, and return in each of them its lane. In this one it never returns.
+
+    Raises UsageError if a test module has started a thread when it was imported.
+    """
+    early = sorted({one.name for one in threading.enumerate()} - {threading.main_thread().name, OVERDUE})
+    if early:
+        raise pytest.UsageError(f"threads that began while tests were collected go on in no lane: {', '.join(early)}")
     # What is there stays as long as the processes. The collector would write into each object that it looks at, and
     # make a copy of its page in each process.
     gc.freeze()

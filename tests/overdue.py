@@ -24,6 +24,8 @@ from typing import Any, Final
 
 import pytest
 
+THREAD: Final = "overdue"
+"""The name of its thread."""
 _GRACE_S: Final = 60.0
 """For so long a phase may go on after pytest-timeout should have ended it."""
 _END_S: Final = 300.0
@@ -47,7 +49,7 @@ class Overdue:
         """Start the thread, also again in a forked process: it does not have the one that was there before."""
         # A new lock too: nobody would release one that the thread held meanwhile.
         self._changed = threading.Condition()
-        threading.Thread(target=self._watch, name="overdue", daemon=True).start()
+        threading.Thread(target=self._watch, name=THREAD, daemon=True).start()
 
     # --- what is watched
 

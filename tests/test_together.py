@@ -128,6 +128,14 @@ def test_a_run_that_is_ended_ends_its_processes(how: signal.Signals, tmp_path: P
     until(lambda: all(has_ended(pid) for pid in pids))
 
 
+def test_a_thread_that_begins_when_a_module_is_imported_fails_the_run(tmp_path: Path) -> None:
+    thread = "threading.Thread(target=threading.Event().wait, name='early', daemon=True)"
+    (tmp_path / "test_early.py").write_text(f"import threading\n{thread}.start()\ndef test(): pass\n")
+    done = run(tmp_path, computing="pass")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "go on in no lane: early" in done.stdout + done.stderr
+
+
 def test_a_kind_without_tests_is_not_a_failure(tmp_path: Path) -> None:
     done = run(tmp_path, computing="pass")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -21,6 +21,9 @@ def test_a_picture_is_small_text_and_shows_the_tabs_of_the_page(name: str) -> No
     tree = ElementTree.parse(file)  # noqa: S314 - our own
     tags = {one.tag.removeprefix(SVG) for one in tree.iter()}
     assert tags <= {"svg", "g", "path", "rect", "circle", "text"}, "no picture in the picture, and no script"
+    attributes = {name for one in tree.iter() for name in one.attrib}
+    assert not [one for one in attributes if one.startswith("on") or "href" in one], "nothing from elsewhere"
+    assert "url(" not in file.read_text()
     texts = [one.text for one in tree.iter(f"{SVG}text")]
     assert [one for one in texts if one in {view.title for view in VIEWS}][: len(VIEWS)] == [
         view.title for view in VIEWS
