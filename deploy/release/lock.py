@@ -33,24 +33,26 @@ def pinned(root: Path, extras: Iterable[str] = ()) -> list[Pinned]:
     The environment that this runs in must have what the lock file pins: it tells what needs what.
     """
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    found: set[str] = set()
+    found: dict[str, set[str]] = {}
     _add(
         [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])], found
     )
     every = [Pinned(name, version, frozenset(re.findall(r"sha256:(\w+)", hashes)), f"{name}=={version} \\\n{hashes}")
              for name, version, hashes in _BLOCK.findall((root / "requirements.lock").read_text())]  # fmt: skip
     chosen = [one for one in every if canonicalize_name(one.name) in found]
-    missing = found - {canonicalize_name(one.name) for one in chosen}
+    missing = found.keys() - {canonicalize_name(one.name) for one in chosen}
     if missing:
         raise LookupError(f"requirements.lock does not pin {', '.join(sorted(missing))}")
     return chosen
 
 
-def _add(requirements: Iterable[str], found: set[str], extras: Iterable[str] = ("",)) -> None:
+def _add(requirements: Iterable[str], found: dict[str, set[str]], extras: Iterable[str] = ("",)) -> None:
+    """Add what is required, by name, with the extras of it whose requirements are added as well."""
     for requirement in map(Requirement, requirements):
         if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
             continue
         name = canonicalize_name(requirement.name)
-        if name not in found:
-            found.add(name)
-            _add(importlib.metadata.requires(name) or (), found, requirement.extras or ("",))
+        new = (requirement.extras or {""}) - found.setdefault(name, set())
+        if new:
+            found[name] |= new
+            _add(importlib.metadata.requires(name) or (), found, new)

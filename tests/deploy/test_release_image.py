@@ -19,6 +19,7 @@ import pytest
 
 from deploy.release import oci, packages, rootfs
 from deploy.release.debian import Debian, download
+from deploy.release.lock import pinned
 from deploy.release.tree import ROOT, Release, ReleaseError, version_of
 
 pytestmark = pytest.mark.timeout(600)
@@ -157,6 +158,15 @@ def test_a_package_in_the_cache_that_has_changed_is_not_taken(tmp_path: Path, mo
     with pytest.raises(ReleaseError, match="are removed: made_1%3a2_arm64"):
         download("arm64", tmp_path)
     assert not deb.exists()
+
+
+def test_what_a_library_needs_for_an_extra_is_pinned_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["one", "two"]\n')
+    pins = (f"{name}==1 \\\n    --hash=sha256:{'0' * 64}\n" for name in ("four", "one", "three", "two"))
+    (tmp_path / "requirements.lock").write_text("".join(pins))
+    needed = {"one": ['three; extra == "more"'], "two": ["one[more]", 'four; sys_platform == "win32"']}
+    monkeypatch.setattr("importlib.metadata.requires", needed.get)
+    assert [one.name for one in pinned(tmp_path)] == ["one", "three", "two"]
 
 
 def test_libraries_are_the_same_wherever_they_were_installed(tmp_path: Path) -> None:
