@@ -82,11 +82,14 @@ def fork(config: pytest.Config, folder: Path) -> str:
     sys.stderr.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     running: dict[int, str] = {}
+    collecting = os.getpid()
     for lane in LANES:
         pid = os.fork()
         if pid == 0:
             # When this process is killed, nobody waits for the others: the kernel ends them.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != collecting:  # it was killed before
+                os._exit(1)
             _begin_again(config, lane, folder)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             return lane
