@@ -62,7 +62,7 @@ def test_a_page_has_no_control_character_and_no_line_that_begins_a_request_by_ch
 
 @pytest.mark.parametrize("name", PAGES)
 def test_mandoc_takes_a_page_without_a_warning(name: str) -> None:
-    command = ["mandoc", "-T", "lint", "-W", "warning", ROOT / name]
+    command = ["mandoc", "-T", "lint", "-W", "warning", str(ROOT / name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout + done.stderr == ""
 
@@ -70,7 +70,7 @@ def test_mandoc_takes_a_page_without_a_warning(name: str) -> None:
 @pytest.mark.skipif(not (shutil.which("man") and shutil.which("groff")), reason="needs Debian's man-db")
 @pytest.mark.parametrize("name", PAGES)
 def test_man_shows_a_page_without_a_warning(name: str) -> None:
-    command = ["man", "--warnings", "-E", "UTF-8", "-l", ROOT / name]
+    command = ["man", "--warnings", "-E", "UTF-8", "-l", str(ROOT / name)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert "SEE ALSO" in done.stdout
