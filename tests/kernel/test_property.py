@@ -31,6 +31,8 @@ _FULL = 400
 def interfaces(rig: Rig) -> Iterator[dict[str, int]]:
     """Of the two local pods. How programs are attached makes no difference to one that is asked by BPF_PROG_RUN."""
     pods = [rig.net.pod(rig.node) for _ in range(2)]
+    for pod in pods:
+        assert rig.attachments.learn(pod.index, bound=True)
     yield {f"p{number}": pod.index for number, pod in enumerate(pods)}
     for pod in pods:
         rig.net.remove(pod)
