@@ -69,7 +69,8 @@ def _ask(site: Site, questions: Callable[[Asking], Awaitable[None]]) -> None:
     )
 
     async def session() -> None:
-        async with stdio_client(server) as (read, write), mcp.ClientSession(read, write) as made:
+        # By default it takes what standard error was at its import, which the lanes of make test have closed since.
+        async with stdio_client(server, sys.stderr) as (read, write), mcp.ClientSession(read, write) as made:
             await made.initialize()
             await questions(Asking(made))
 
