@@ -39,15 +39,21 @@ def policies(real: Real) -> set[str]:
     return {one["metadata"]["name"] for one in real.get("networkpolicies", namespace=BOOKS)["items"]}
 
 
-def lets_in(answer: CompletedProcess[str], server: str, client: str) -> bool:
-    """Return whether recommended policies let one app connect to another."""
-    return any(
-        peer == {"podSelector": {"matchLabels": {"app": client}}}
+def connects_in(answer: CompletedProcess[str], client: str, server: str) -> tuple[bool, bool]:
+    """Return whether the client's policy lets it out to the server, and whether the server's policy lets it in."""
+    found = {
+        (
+            one["spec"]["podSelector"]["matchLabels"]["app"],
+            way,
+            peer.get("podSelector", {}).get("matchLabels", {}).get("app"),
+        )
         for one in yaml.safe_load_all(answer.stdout)
-        if one and one["spec"]["podSelector"] == {"matchLabels": {"app": server}}
-        for rule in one["spec"].get("ingress", ())
-        for peer in rule["from"]
-    )
+        if one
+        for way, side in (("egress", "to"), ("ingress", "from"))
+        for rule in one["spec"].get(way, ())
+        for peer in rule[side]
+    }
+    return (client, "egress", server) in found, (server, "ingress", client) in found
 
 
 def test_recommended_policies_allow_what_was_seen_and_nothing_that_was_denied(real: Real, pods: dict[str, Pod]) -> None:
@@ -58,14 +64,14 @@ def test_recommended_policies_allow_what_was_seen_and_nothing_that_was_denied(re
     asked: list[CompletedProcess[str]] = []
 
     def knows() -> bool:
-        """Return whether the counts, which workers write every 20 s, have the connection: before, weir cannot say."""
+        """Return whether the counts, which each worker writes every 20 s, have the verdicts of both ends."""
         asked[:] = [real.weir("recommend", "-n", BOOKS, "--since", "1h")]
-        return asked[0].returncode in (0, 1) and lets_in(asked[0], "api", "reader")
+        return asked[0].returncode in (0, 1) and connects_in(asked[0], "reader", "api") == (True, True)
 
     until("weir recommend knows what was seen", knows, describe=lambda: asked)
     (answer,) = asked
     assert answer.returncode == 0, answer
-    assert not lets_in(answer, "api", "other")
+    assert not connects_in(answer, "other", "api")[1]
     real.kubectl("apply", "--validate=strict", "-f", "-", stdin=answer.stdout)
     real.kubectl("-n", BOOKS, "delete", "networkpolicy", "written")
     recommended = policies(real)
