@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
-_NEWLINK, _DELLINK = 16, 17
-"""RTM_NEWLINK, RTM_DELLINK (linux/rtnetlink.h)."""
+from probe.node.links import link_messages
+
 _ALL_CHANGED: Final = 0xFFFFFFFF
 """``ifi_change`` of an interface that is new in this namespace; other messages are about a change of one."""
-_HEADER_BYTES, _LINK_MESSAGE_BYTES = 16, 32
 _MAX_REMEMBERED_LINKS: Final = 10_000
 
 
@@ -49,8 +48,9 @@ class LinkClock:
     def observe(self, message: bytes) -> None:
         """Note the interfaces that appeared and disappeared, from one read of the netlink socket."""
         bounds = Bounds(self.caught_up_ns, self._now_ns())
-        for kind, index, changed in _links(message):
-            if kind == _DELLINK:
+        for gone, body in link_messages(message):
+            index, _, changed = struct.unpack_from("=iII", body, 4)
+            if gone:
                 self._disappeared[index] = bounds
             elif changed == _ALL_CHANGED:
                 self._appeared.setdefault(index, bounds)
@@ -65,15 +65,3 @@ class LinkClock:
     def disappeared(self, index: int) -> Bounds | None:
         """Return when an interface disappeared, None if that was not observed."""
         return self._disappeared.get(index)
-
-
-def _links(message: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield type, interface index and ``ifi_change`` of each message about a link (struct nlmsghdr, ifinfomsg)."""
-    while len(message) >= _LINK_MESSAGE_BYTES:
-        length, kind = struct.unpack_from("=IH", message)
-        if length < _HEADER_BYTES:
-            return
-        if kind in (_NEWLINK, _DELLINK):
-            index, _, changed = struct.unpack_from("=iII", message, 20)
-            yield kind, index, changed
-        message = message[(length + 3) & ~3 :]

@@ -50,11 +50,22 @@ class Link:
     """Index of the bridge, or of the other device, that it is a port of; 0: of none."""
 
 
+def link_messages(block: bytes) -> Iterator[tuple[bool, bytes]]:
+    """Yield whether a link is gone, and the body (struct ifinfomsg, then attributes), of each message about a link.
+
+    ``block`` is one read of a netlink socket. A bridge sends messages of the same kinds, of its own family, when a link
+    becomes its port and when it no longer is (net/bridge/br_netlink.c, br_info_notify). They are left out: a link that
+    leaves a bridge is not gone.
+    """
+    for kind, body in messages(block):
+        if kind in (_NEWLINK, _DELLINK) and len(body) >= _LINK_MESSAGE and body[0] == socket.AF_UNSPEC:
+            yield kind == _DELLINK, body
+
+
 def links_in(block: bytes) -> Iterator[Link]:
     """Yield the link of each message about one, from one read of a netlink socket."""
-    for kind, body in messages(block):
-        if kind in (_NEWLINK, _DELLINK) and len(body) >= _LINK_MESSAGE:
-            yield _link_of(kind, body)
+    for gone, body in link_messages(block):
+        yield _link_of(body, gone=gone)
 
 
 def read_link(index: int) -> Link | None:
@@ -82,13 +93,14 @@ def get_link(index: int = 0, name: str = "", namespace: int | None = None) -> Li
     found = b"" if namespace is None else number_attribute(_IFLA_TARGET_NETNSID, namespace)
     found += attribute(_IFLA_IFNAME, name.encode() + b"\0") if name else b""
     header = struct.pack("=BBHiII", 0, 0, 0, index, 0, 0)
-    return _link_of(*next(_request(_GETLINK, REQUEST, header + found)))
+    _, body = next(_request(_GETLINK, REQUEST, header + found))
+    return _link_of(body)
 
 
 def read_links(namespace: int | None = None) -> list[Link]:
     """Return all links, of this namespace or of another by its id. Raises OSError."""
     target = b"" if namespace is None else number_attribute(_IFLA_TARGET_NETNSID, namespace)
-    return [_link_of(kind, body) for kind, body in _request(_GETLINK, DUMP, bytes(_LINK_MESSAGE) + target)]
+    return [_link_of(body) for _, body in _request(_GETLINK, DUMP, bytes(_LINK_MESSAGE) + target)]
 
 
 def read_namespaces() -> list[int]:
@@ -124,7 +136,7 @@ def has_gateway(index: int) -> bool:
     return False
 
 
-def _link_of(kind: int, body: bytes) -> Link:
+def _link_of(body: bytes, *, gone: bool = False) -> Link:
     index, flags = struct.unpack_from("=iI", body, 4)
     found = attributes(body[_LINK_MESSAGE:])
     info = attributes(found.get(_IFLA_LINKINFO, b""))
@@ -136,7 +148,7 @@ def _link_of(kind: int, body: bytes) -> Link:
         int.from_bytes(found.get(_IFLA_LINK, b""), "little"),
         None if namespace is None else int.from_bytes(namespace, "little", signed=True),
         bool(flags & _IFF_LOOPBACK),
-        kind == _DELLINK,
+        gone,
         found.get(_IFLA_ADDRESS, b""),
         int.from_bytes(found.get(_IFLA_MASTER, b""), "little"),
     )

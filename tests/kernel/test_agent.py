@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from netns import ip
 
 from enrich.index.cluster import Change, Cluster, group_by_kind
 from enrich.model import Pod, Service
@@ -18,6 +19,7 @@ from probe.node.address_intervals import AddressIntervals
 from probe.node.link_clock import LinkClock
 from probe.node.netlink import Device
 from probe.node.network_view import NetworkView
+from probe.unknown_interfaces import Rules
 from tests.kernel.rig import NODE, Rig
 from tests.waiting import until
 
@@ -39,10 +41,11 @@ def agent(rig: Rig, cluster: Cluster, tmp_path: Path) -> Agent:
     return start(rig, cluster, tmp_path)
 
 
-def start(rig: Rig, cluster: Cluster, folder: Path) -> Agent:
+def start(rig: Rig, cluster: Cluster, folder: Path, rules: Rules | None = None) -> Agent:
     clock = LinkClock()
     intervals = AddressIntervals(NODE, folder / "intervals", lambda _: None, clock)
-    agent = Agent(NODE, cluster, NetworkView(rig.network, clock), rig.generation, rig.numbers, intervals, rig.mode)
+    view = NetworkView(rig.network, clock)
+    agent = Agent(NODE, cluster, view, rig.generation, rig.numbers, intervals, rig.mode, rules)
     agent.reconcile()
     return agent
 
@@ -166,3 +169,26 @@ def test_the_pods_are_known_to_be_there_also_while_nothing_changes_and_until_a_s
     finally:
         agent.stop()
     assert file.stat().st_mtime_ns >= caught_up_ns
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_an_interface_that_leaves_a_bridge_is_not_gone(
+    rig: Rig, cluster: Cluster, tmp_path: Path, closed: bool
+) -> None:
+    """The kernel announces that with a message of the kind by which it announces that a link is gone."""
+    agent = start(rig, cluster, tmp_path, Rules(closed=closed))
+    (index,) = [index for index, pod in agent.binding.bound.items() if pod.name == "a"]
+    ip(rig.node, "link add br7 type bridge")
+    agent.start(5.0)
+    try:
+        ip(rig.node, f"link set {rig.pods['shop/a'].link} master br7")
+        ip(rig.node, f"link set {rig.pods['shop/a'].link} nomaster")
+        now = time.time_ns()
+        until(lambda: agent._view.clock.caught_up_ns > now)
+        _wait_for_a_read(agent)
+        assert agent._view.clock.disappeared(index) is None
+        assert index in agent.binding.bound
+        assert agent.is_attached(index)
+    finally:
+        agent.stop()
+        ip(rig.node, "link del br7")

@@ -9,11 +9,12 @@ import pytest
 from probe.node.link_clock import Bounds, LinkClock
 
 NEWLINK, DELLINK, NEWADDR = 16, 17, 20
+AF_BRIDGE = 7
 
 
-def message(kind: int, index: int, changed: int = 0xFFFFFFFF) -> bytes:
+def message(kind: int, index: int, changed: int = 0xFFFFFFFF, family: int = 0) -> bytes:
     """Make struct nlmsghdr and struct ifinfomsg."""
-    return struct.pack("=IHHIIBBHiII", 32, kind, 0, 0, 0, 0, 0, 1, index, 0, changed)
+    return struct.pack("=IHHIIBBHiII", 32, kind, 0, 0, 0, family, 0, 1, index, 0, changed)
 
 
 @pytest.fixture
@@ -41,6 +42,12 @@ def test_an_interface_appears_once(clock: LinkClock) -> None:
 def test_messages_about_changes_and_addresses_are_ignored(clock: LinkClock) -> None:
     clock.observe(message(NEWLINK, 7, changed=1) + message(NEWADDR, 8))
     assert (clock.appeared(7), clock.appeared(8)) == (None, None)
+
+
+@pytest.mark.parametrize("kind", [NEWLINK, DELLINK])
+def test_what_a_bridge_says_of_its_ports_is_ignored(clock: LinkClock, kind: int) -> None:
+    clock.observe(message(kind, 7, family=AF_BRIDGE))
+    assert (clock.appeared(7), clock.disappeared(7)) == (None, None)
 
 
 @pytest.mark.parametrize("cut", [1, 16, 31])
