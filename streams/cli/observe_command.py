@@ -21,9 +21,9 @@ from streams.cli.kafka_options import kafka_options, read_settings
 from streams.cli.limited import LimitedLines
 from streams.cli.negation import NegatingCommand, split
 from streams.cli.output import OUTPUTS, writer_of
-from streams.cli.terminal import PipeConsole, progress_removed, show_progress
+from streams.cli.terminal import PipeConsole, progress_removed, say, show_progress
 from streams.kafka.connection import Connection, NoTopicError, ReadError
-from streams.kafka.open_transactions import unreadable_yet
+from streams.kafka.lasting_transactions import unreadable_yet
 from streams.kafka.ranges import ends_of
 from streams.kafka.reading import TopicReader
 from streams.observing.choice import Choice
@@ -98,8 +98,7 @@ def observe(kafka: str | None, prefix: str | None, **options: Any) -> None:
         raise click.UsageError(str(error)) from error
     try:
         readers = _readers(connection, settings, request)
-        for problem in unreadable_yet(connection, settings.topics.flows.name):
-            click.echo(f"weir: {problem}", err=True)
+        say(unreadable_yet(connection, settings.topics.flows.name))
         limited = _limited_lines(connection, settings.topics.status.name, request)
         try:
             _show(readers, limited, request, (settings.topics.flows.name, settings.topics.denied.name))

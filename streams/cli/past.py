@@ -18,7 +18,7 @@ from enrich.wire.topics import Topics
 from streams.cli.terminal import listed
 from streams.journal.reading import MAX_MEMORY, OFF, read_journal, within_memory
 from streams.kafka.connection import Connection, ReadError
-from streams.kafka.open_transactions import unreadable_yet
+from streams.kafka.lasting_transactions import unreadable_yet
 from streams.kafka.reading import TopicReader, read_committed
 from streams.kafka.records import Record
 

@@ -16,10 +16,10 @@ from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.kafka_options import kafka_options, read_settings
 from streams.cli.negation import NegatingCommand, split
 from streams.cli.number import Number
-from streams.cli.terminal import PipeConsole
+from streams.cli.terminal import PipeConsole, say
 from streams.cli.top import Top, json_lines, plain_lines, screen_of
 from streams.kafka.connection import ReadError
-from streams.kafka.open_transactions import unreadable_yet
+from streams.kafka.lasting_transactions import unreadable_yet
 from streams.kafka.reading import TopicReader
 from streams.observing.filter_options import read_choice
 from streams.observing.narrowing import narrow
@@ -67,8 +67,7 @@ def top(by: str, rows: int, every: float, count: int | None, output: str, **opti
     try:
         reader = TopicReader(connection, settings.topics.flows.name, timeout_s=_ANSWER_S)
         narrow(reader, choice.subject_keys(), None)
-        for problem in unreadable_yet(connection, settings.topics.flows.name):
-            click.echo(f"weir: {problem}", err=True)
+        say(unreadable_yet(connection, settings.topics.flows.name))
         _run(Top(reader, choice, columns, rows, every), connection["bootstrap.servers"], output, count)
     except ReadError as error:
         end(error, connection, needs_to_read(settings.topics.flows.name))

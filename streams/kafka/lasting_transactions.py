@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
@@ -19,9 +20,14 @@ from streams.kafka.offsets import stable_and_last_offsets
 from streams.kafka.open_transactions import committed_or_blocked, known
 from streams.kafka.reading import reader_group
 from streams.kafka.records import TopicAndPartition
+from streams.kafka.topic_ids import TopicIds
+
+log = structlog.get_logger("kubeweir.streams")
 
 _BETWEEN_S: Final = 3.0
 """A transaction that is committed at once is not there at the second look any more."""
+_BETWEEN_SOON_S: Final = 1.0
+"""The same for a command whose user waits for something else."""
 _GROUP_S: Final = 3.0
 _MAX_GROUPS: Final = 100
 
@@ -36,14 +42,6 @@ class Lasting:
     groups_left_out: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    open: Mapping[TopicAndPartition, int]
-    """Last stable offsets that are not the end of their partition."""
-    groups: frozenset[str]
-    """Whose offsets are held back."""
-
-
 def lasting_transactions(connection: Connection, topics: Collection[str], prefix: str) -> Lasting:
     """Look twice, and return what both looks have found. Raises ReadError."""
     admin, committed = admin_client(connection), CommittedOffsets(connection, _GROUP_S)
@@ -52,52 +50,60 @@ def lasting_transactions(connection: Connection, topics: Collection[str], prefix
         own = [name for name in topics if name in there]
         places = [(name, partition) for name in own for partition in there[name].partitions]
         groups = group_names(connection, prefix)
-        found = _lasting(connection, admin, committed, places, groups[:_MAX_GROUPS])
+        chosen = groups[:_MAX_GROUPS]
+        first, blocked = _open_at(admin, places), _blocked(committed, chosen, places)
+        if first or blocked:
+            time.sleep(_BETWEEN_S)
+        found = _still_open(admin, first)
+        found += [
+            OpenTransaction(OFFSETS_TOPIC, None, None, time.time(), is_exact=False, group=group)
+            for group in _blocked(committed, blocked, places)
+        ]
+        transactions = [known(connection, one.group or reader_group(one.topic), one, admin) for one in found]
     except (KafkaException, TimeoutError) as error:
         raise ReadError(f"Kafka cannot be asked for open transactions: {error_text(error)}") from error
     finally:
         committed.keep(())
-    return Lasting(found, len(own), min(len(groups), _MAX_GROUPS), max(0, len(groups) - _MAX_GROUPS))
+    return Lasting(transactions, len(own), len(chosen), len(groups) - len(chosen))
 
 
-def _lasting(
-    connection: Connection,
-    admin: AdminClient,
-    committed: CommittedOffsets,
-    places: Sequence[TopicAndPartition],
-    groups: Sequence[str],
-) -> list[OpenTransaction]:
-    first = _look(admin, committed, places, places, groups)
-    if not first.open and not first.groups:
+def unreadable_yet(connection: Connection, topic: str) -> list[str]:
+    """Return behind which transactions readers of a topic get nothing, in words. Empty also if that cannot be asked."""
+    admin = admin_client(connection)
+    try:
+        first = _open_at(admin, TopicIds().look(admin, [topic]))
+        if first:
+            time.sleep(_BETWEEN_SOON_S)
+        found = _still_open(admin, first)
+    except (KafkaException, TimeoutError) as error:
+        log.debug("open transactions cannot be looked for", error=str(error))
         return []
-    time.sleep(_BETWEEN_S)
-    second = _look(admin, committed, list(first.open), places, sorted(first.groups))
-    now = time.time()
-    found = [
-        OpenTransaction(topic, partition, offset, now, is_exact=False)
-        for (topic, partition), offset in first.open.items()
-        if second.open.get((topic, partition)) == offset
-    ]
-    found += [
-        OpenTransaction(OFFSETS_TOPIC, None, None, now, is_exact=False, group=group) for group in sorted(second.groups)
-    ]
-    return [known(connection, one.group or reader_group(one.topic), one, admin) for one in found]
+    servers, reader = connection["bootstrap.servers"], reader_group(topic)
+    return [known(connection, reader, one).in_words(servers, time.time()) for one in found]
 
 
-def _look(
-    admin: AdminClient,
-    committed: CommittedOffsets,
-    places: Sequence[TopicAndPartition],
-    read: Sequence[TopicAndPartition],
-    groups: Sequence[str],
-) -> _Look:
+def _open_at(admin: AdminClient, places: Sequence[TopicAndPartition]) -> dict[TopicAndPartition, int]:
+    """Return the last stable offsets that are not the end of their partition."""
     stable, ends = stable_and_last_offsets(admin, places)
-    blocked = frozenset(group for group in groups if _is_blocked(committed, group, read))
-    return _Look({place: offset for place, offset in stable.items() if offset < ends[place]}, blocked)
+    return {place: offset for place, offset in stable.items() if offset < ends[place]}
+
+
+def _still_open(admin: AdminClient, first: Mapping[TopicAndPartition, int]) -> list[OpenTransaction]:
+    """Return the transactions that a look has found and that have not ended since."""
+    return [
+        OpenTransaction(*place, offset, time.time(), is_exact=False)
+        for place, offset in _open_at(admin, list(first)).items()
+        if first[place] == offset
+    ]
+
+
+def _blocked(committed: CommittedOffsets, groups: Sequence[str], places: Sequence[TopicAndPartition]) -> list[str]:
+    """Return the groups whose offsets are held back."""
+    return [group for group in groups if _is_blocked(committed, group, places)]
 
 
 def _is_blocked(committed: CommittedOffsets, group: str, places: Sequence[TopicAndPartition]) -> bool:
     try:
         return committed_or_blocked(committed, group, places)[1]
     except KafkaException:
-        return False  # this user has no right on the group, which is no transaction
+        return False  # this user has no right on the group, so that its offsets cannot be asked for

@@ -57,13 +57,16 @@ def offsets_for_times(consumer: Consumer, requests: Sequence[TopicPartition], ti
 
 
 def first_or_last_offsets(
-    admin: AdminClient, places: Sequence[TopicAndPartition], spec: OffsetSpec
+    admin: AdminClient,
+    places: Sequence[TopicAndPartition],
+    spec: OffsetSpec,
+    level: IsolationLevel = IsolationLevel.READ_COMMITTED,
 ) -> dict[TopicAndPartition, int]:
-    """Return the first or the last offset of partitions, as of committed transactions."""
+    """Return the first or the last offset of partitions, by default as of committed transactions."""
     if not places:
         return {}
     requests = {TopicPartition(*place): spec for place in places}
-    answers = admin.list_offsets(requests, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_TIMEOUT_S)
+    answers = admin.list_offsets(requests, isolation_level=level, request_timeout=_TIMEOUT_S)
     return {(one.topic, one.partition): answer.result(2 * _TIMEOUT_S).offset for one, answer in answers.items()}
 
 
@@ -73,11 +76,7 @@ def stable_and_last_offsets(
     """Return up to where readers of committed records get, and where the partitions end. In between, a transaction is
     open, or some were written between the two questions. Raises KafkaException and TimeoutError."""
     stable = first_or_last_offsets(admin, places, OffsetSpec.latest())
-    requests = {TopicPartition(*place): OffsetSpec.latest() for place in places}
-    if not requests:
-        return {}, {}
-    answers = admin.list_offsets(requests, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=_TIMEOUT_S)
-    return stable, {(one.topic, one.partition): answer.result(2 * _TIMEOUT_S).offset for one, answer in answers.items()}
+    return stable, first_or_last_offsets(admin, places, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
 
 
 def newest_time_ms(connection: Connection, topic: str, partition: int) -> int:

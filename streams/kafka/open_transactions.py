@@ -26,7 +26,7 @@ from confluent_kafka.admin import AdminClient
 
 from enrich.diagnosis.transactions import OFFSETS_TOPIC, OpenTransaction, partition_of_group
 from streams.kafka.committed import CommittedOffsets
-from streams.kafka.connection import Connection, admin_client, make_consumer
+from streams.kafka.connection import Connection, make_consumer
 from streams.kafka.hanging_calls import close_consumer
 from streams.kafka.offsets import stable_and_last_offsets
 from streams.kafka.records import TopicAndPartition
@@ -37,8 +37,6 @@ log = structlog.get_logger("kubeweir.streams")
 _TIMEOUT_S: Final = 5.0
 _LOOKS_FAIL: Final = 5
 """Times WEIR_STALL in which looks at a reader may fail until what was found there before is not believed any more."""
-_BETWEEN_S: Final = 1.0
-"""A transaction that is committed at once is not there at the second look any more."""
 _Key = tuple[str, int, int]
 """Topic, partition and last stable offset; of a group, its name and -1."""
 
@@ -185,7 +183,7 @@ class OpenTransactions:
         return any(one.transaction.group == group for one in self._lasting())
 
     def _lasting(self) -> list[_Found]:
-        # Not until now: in an outage nobody looks, and nobody can end a transaction.
+        # Not until now: in an outage there is no look, and no transaction can end.
         return [one for one in tuple(self._found.values()) if one.noted_at - one.found_at >= self._limit_s]
 
     def _in_words(self, found: _Found) -> str:
@@ -204,32 +202,6 @@ def committed_or_blocked(
         if error.args[0].code() not in {KafkaError._TIMED_OUT, KafkaError.UNSTABLE_OFFSET_COMMIT}:
             raise
     return committed.of(group, places, stable=False), True
-
-
-def unreadable_yet(connection: Connection, topic: str) -> list[str]:
-    """Return behind which transactions readers of a topic get nothing, in words. Empty also if that cannot be asked."""
-    admin = admin_client(connection)
-    try:
-        places = TopicIds().look(admin, [topic])
-        first = _last_stable(admin, places)
-        if first:
-            time.sleep(_BETWEEN_S)
-        found = [
-            OpenTransaction(*place, offset, time.time(), is_exact=False)
-            for place, offset in _last_stable(admin, list(first)).items()
-            if first[place] == offset
-        ]
-    except (KafkaException, TimeoutError) as error:
-        log.debug("open transactions cannot be looked for", error=str(error))
-        return []
-    servers, reader = connection["bootstrap.servers"], f"{topic}.reader"
-    return [known(connection, reader, one).in_words(servers, time.time()) for one in found]
-
-
-def _last_stable(admin: AdminClient, places: Sequence[TopicAndPartition]) -> dict[TopicAndPartition, int]:
-    """Return the last stable offsets that are not the end of their partition."""
-    stable, ends = stable_and_last_offsets(admin, places)
-    return {place: offset for place, offset in stable.items() if offset < ends[place]}
 
 
 def known(

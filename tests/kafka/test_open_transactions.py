@@ -18,7 +18,7 @@ from streams.kafka.connection import ReadError
 from streams.kafka.followed import Followed
 from streams.kafka.group_positions import group_positions
 from streams.kafka.lag import LagMonitor
-from streams.kafka.open_transactions import unreadable_yet
+from streams.kafka.lasting_transactions import unreadable_yet
 from streams.kafka.reading import read_committed
 from streams.kafka.topics import prepare_topics
 from streams.metrics.progress import ProgressMetrics
