@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from enrich.history.left_out import LEFT_OUT as LEFT_OUT  # noqa: PLC0414 - modules import it from here
+from enrich.history.left_out import LEFT_OUT
 from enrich.model import NamedPort, Owner, Pod, Protocol
 from enrich.wire.journal import ContainerPort, Profile
 from enrich.wire.journal import number_of as number_of  # noqa: PLC0414 - modules import it from here

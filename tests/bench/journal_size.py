@@ -14,7 +14,7 @@ from pathlib import Path
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from enrich.history.profile import LEFT_OUT
+from enrich.history.left_out import LEFT_OUT
 from enrich.index.cluster import Cluster
 from enrich.label_selector import Operator, Requirement, Selector
 from enrich.model import (

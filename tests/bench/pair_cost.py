@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
-from enrich.history.profile import LEFT_OUT
+from enrich.history.left_out import LEFT_OUT
 from enrich.index.cluster import NAMED_KINDS, Cluster
 from enrich.render.enricher import Enricher, Records
 from enrich.sources.factory import start_source

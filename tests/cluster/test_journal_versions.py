@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import kubernetes
 import pytest
 
-from enrich.history.profile import LEFT_OUT
+from enrich.history.left_out import LEFT_OUT
 from enrich.index.cluster import Cluster
 from enrich.model import Pod, Workload
 from enrich.sources.kubernetes import KubernetesSource

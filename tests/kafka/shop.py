@@ -9,7 +9,7 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from enrich.history.profile import LEFT_OUT
+from enrich.history.left_out import LEFT_OUT
 from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_interval
 from enrich.wire.journal import ContainerPort, JournalEntry, Profile
 from enrich.wire.pair import PairKey

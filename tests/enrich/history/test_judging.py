@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enrich.history.judging import CANNOT_SAY, Judge
-from enrich.history.profile import LEFT_OUT, number_of, profile_of
+from enrich.history.left_out import LEFT_OUT
+from enrich.history.profile import number_of, profile_of
 from enrich.history.stand_ins import Known
 from enrich.model import Name, NetworkPolicy, Node, Pod
 from enrich.parse.objects import parse

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from enrich.history.profile import LEFT_OUT, all_left_out, is_left_out, left_out_of, number_of, profile_of
+from enrich.history.left_out import LEFT_OUT
+from enrich.history.profile import all_left_out, is_left_out, left_out_of, number_of, profile_of
 from enrich.model import NamedPort, Owner, Pod, Protocol
 from enrich.wire.journal import Profile
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from enrich.history.advice.difference import Ports
 from enrich.history.advice.usage import Versions, usage
-from enrich.history.profile import LEFT_OUT
+from enrich.history.left_out import LEFT_OUT
 from enrich.wire.batch import Reason
 from enrich.wire.pair import HOUR_NS
 from enrich.wire.references import PolicyRef

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from enrich.history.profile import LEFT_OUT
+from enrich.history.left_out import LEFT_OUT
 from enrich.index.cluster import Change, Cluster
 from enrich.model import Owner, Pod, Workload
 from streams.journal.observed import Observed
