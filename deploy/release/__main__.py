@@ -21,8 +21,8 @@ from cyclonedx.model.component import ComponentType
 from deploy.release import image, packages, sbom, statements
 from deploy.release.archives import digest
 from deploy.release.lock import pinned
-from deploy.release.rootfs import MACHINES, run
-from deploy.release.tree import ROOT, Release, ReleaseError, read_release, set_version
+from deploy.release.rootfs import MACHINES
+from deploy.release.tree import ROOT, Release, ReleaseError, read_release, run, set_version
 
 _REFUSED: Final = 3
 

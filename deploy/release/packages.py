@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -12,20 +11,14 @@ from typing import Final
 
 from deploy.release.archives import digest, write_tar_gz
 from deploy.release.lock import pinned
-from deploy.release.tree import ROOT, Release, ReleaseError
+from deploy.release.tree import ROOT, Release, run
 
 _HERE: Final = Path(__file__).parent
 
 
 def build_wheel(release: Release, out: Path) -> Path:
     """Build the wheel and the source archive into ``out``; return the wheel. Equal trees give equal files."""
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(release.time)}
-    done = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-d", out],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise ReleaseError(f"hatchling cannot build the wheel:\n{done.stderr}")
+    run([sys.executable, "-m", "hatchling", "build", "-d", out], {"SOURCE_DATE_EPOCH": str(release.time)}, ROOT)
     return out / f"kubeweir-{release.version}-py3-none-any.whl"
 
 

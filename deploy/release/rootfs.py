@@ -11,9 +11,8 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Final
 
 from deploy.release.debian import Debian
 from deploy.release.lock import Pinned
-from deploy.release.tree import ROOT, ReleaseError
+from deploy.release.tree import ROOT, ReleaseError, run
 
 OPT: Final = "opt/kubeweir"
 SITE: Final = f"{OPT}/lib/python3.11/site-packages"
@@ -56,23 +55,6 @@ MACHINES: Final = {
     "amd64": Machine("amd64", "x86_64-linux-gnu", "x86_64", 62),
     "arm64": Machine("arm64", "aarch64-linux-gnu", "aarch64", 183),
 }
-
-
-def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
-    """Run a program. Raises ReleaseError with its output if it fails."""
-    try:
-        done = subprocess.run(
-            list(command),
-            cwd=cwd,
-            env={**os.environ, **(environment or {})},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise ReleaseError(f"{command[0]} is needed, and is not installed") from None
-    if done.returncode:
-        raise ReleaseError(f"{' '.join(map(str, command[:4]))} ... failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
 
 
 def make_base(machine: Machine, packages: Iterable[Debian], root: Path) -> None:

@@ -1,9 +1,13 @@
-"""What a release is made from: a commit, whose version stands in several files, and the section of the changelog."""
+"""What a release is made from: a commit, whose version stands in several files, and the section of the changelog.
+
+Also how its parts run other programs."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -128,3 +132,16 @@ def git(root: Path, *words: str, check: bool = True) -> str:
     if check and done.returncode:
         raise ReleaseError(f"git {' '.join(words)}: {done.stderr.strip()}")
     return done.stdout.strip()
+
+
+def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+    """Run a program. Raises ReleaseError with its output if it fails."""
+    try:
+        done = subprocess.run(
+            list(command), cwd=cwd, env={**os.environ, **(environment or {})}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise ReleaseError(f"{command[0]} is needed, and is not installed") from None
+    if done.returncode:
+        raise ReleaseError(f"{' '.join(map(str, command[:4]))} ... failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")

@@ -20,7 +20,7 @@ import pytest
 from deploy.release import oci, packages, rootfs
 from deploy.release.debian import Debian, download
 from deploy.release.lock import pinned
-from deploy.release.tree import ROOT, Release, ReleaseError, version_of
+from deploy.release.tree import ROOT, Release, ReleaseError, run, version_of
 
 pytestmark = pytest.mark.timeout(600)
 RELEASE = Release(version_of(ROOT), "c" * 40, 1_796_000_000, "")
@@ -142,7 +142,7 @@ def test_a_package_in_the_cache_that_has_changed_is_not_taken(tmp_path: Path, mo
     fields = {"Package": "made", "Version": "1:2", "Architecture": "arm64", "Maintainer": "t", "Description": "t"}
     (tree / "DEBIAN/control").write_text("".join(f"{name}: {value}\n" for name, value in fields.items()))
     deb = archives / "made_1%3a2_arm64.deb"
-    rootfs.run(["dpkg-deb", "--build", "--root-owner-group", tree, deb])
+    run(["dpkg-deb", "--build", "--root-owner-group", tree, deb])
     published = hashlib.sha256(deb.read_bytes()).hexdigest()
 
     def answer(_home: Path, _arch: str, program: str, *words: str) -> str:
