@@ -321,7 +321,16 @@ class Aks(_Subnet):
         return self._indexed(pod)
 
 
-WIRINGS: dict[str, type[Wiring]] = {"ptp": Ptp, "k3s": K3s, "eks-4": Eks4, "eks-6": Eks6, "gke": Gke, "aks": Aks}
+WIRINGS: dict[str, type[Wiring]] = {
+    "ptp": Ptp,
+    "k3s": K3s,
+    "eks-4": Eks4,
+    "eks-6": Eks6,
+    "gke": Gke,
+    "aks": Aks,
+    "calico": Calico,
+    "calico-vxlan": CalicoVxlan,
+}
 
 
 def tunnel(site: Site, name: str, port: int, number: int) -> None:
