@@ -12,10 +12,10 @@
  *
  *   1. The kernel runs tc programs, TCX or clsact, before it hands a frame to a bridge or a
  *      VLAN device (__netif_receive_skb_core in net/core/dev.c: sch_handle_ingress, then
- *      rx_handler). A frame that is dropped here teaches nobody anything.
+ *      rx_handler). The bridge learns nothing from a frame that is dropped here.
  *   2. User space reads the address of the pod's end when it attaches the programs, and writes
  *      it to link_addresses (probe/kernel/link_addresses.py). Once a pod is bound to the
- *      interface, the entry stays, whatever address the pod gives its end afterwards.
+ *      interface, the entry stays, even if the pod gives its end another address.
  *   3. Every frame that the slow path judges is compared with it, ARP and neighbour
  *      discovery too. Without an entry none passes (reason "not_ready"). The cache of recent connections
  *      has the source of the frame that was judged, and compares with that (recent.h).

@@ -92,20 +92,15 @@ class OtherDatapaths(Collector):
         """Look once, and log what was not there before; return whether another datapath owns the pods' interfaces.
 
         If the kernel does not answer, that is what the last look has found. Raises OSError if there was none yet: then
-        nobody knows."""
+        it is not known."""
         try:
             found = tuple({one.name: one for one in self._find()}.values())
         except OSError:  # the list of devices changed while it was read; the next look follows
             if not self._knows:
                 raise
-            return any(one.owns for one in self.found)
-        known, self.found, self._knows = {one.name for one in self.found}, found, True
-        for one in found:
-            if one.name not in known and one.owns:
-                log.error("another datapath owns the pods' interfaces", reason=self._owned(one))
-            elif one.name not in known:
-                log.warning("another agent enforces policy as well", reason=_beside(one))
-        return any(one.owns for one in found)
+        else:
+            self._note(found)
+        return any(one.owns for one in self.found)
 
     def first_look(self, stop: threading.Event) -> bool:
         """Look until the kernel has answered once, or until ``stop``. Raises OSError if it does not."""
@@ -115,6 +110,14 @@ class OtherDatapaths(Collector):
             if stop.wait(_FIRST_PERIOD_S):
                 return False
         return self.look()
+
+    def _note(self, found: tuple[Finding, ...]) -> None:
+        known, self.found, self._knows = {one.name for one in self.found}, found, True
+        for one in found:
+            if one.name not in known and one.owns:
+                log.error("another datapath owns the pods' interfaces", reason=self._owned(one))
+            elif one.name not in known:
+                log.warning("another agent enforces policy as well", reason=_beside(one))
 
     def problem(self) -> str | None:
         """Return why policy is not enforced on this node, or not for all, None if no other datapath is there."""
@@ -136,7 +139,7 @@ class OtherDatapaths(Collector):
         yield family
 
     def wait_until_gone(self, stop: threading.Event) -> None:
-        """Return when the pods' interfaces are nobody's, or at ``stop``."""
+        """Return when no other datapath owns the pods' interfaces, or at ``stop``."""
         while not stop.wait(_WAITING_PERIOD_S) and self.look():
             pass
 

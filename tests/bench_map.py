@@ -60,8 +60,9 @@ _STANDS: Final = """() => new Promise((done) => {
     if (!mark) return requestAnimationFrame(look);
     // The frame after the one that draws it.
     requestAnimationFrame(() => requestAnimationFrame((now) => {
-      const came = performance.getEntriesByType("resource").find((one) => one.name.includes("/api/map")).responseEnd;
-      done([came, now]);
+      const requests = performance.getEntriesByType("resource");
+      const answered = requests.find((one) => one.name.includes("/api/map")).responseEnd;
+      done([answered, now]);
     }));
   };
   look();
@@ -139,7 +140,7 @@ def cpu_s() -> float:
 
 
 def drag(tab: Tab, what: str, x: float, y: float, frames: int) -> None:
-    """Drag what is at a place, and print how it went."""
+    """Drag what is at a place, and print the result."""
     tab.mouse.move(x, y)
     before = tab.locator("#map").screenshot()
     tab.mouse.down()
@@ -170,8 +171,8 @@ def main() -> None:
         print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, Chromium {browser.version}")
         for turn in range(3):
             tab.goto(f"{url}?since=1h&turn={turn}")
-            came, stands = tab.evaluate(_STANDS)
-            print(f"first paint  {stands:5.0f} ms after the navigation, {stands - came:4.0f} ms after the answer")
+            answered, stands = tab.evaluate(_STANDS)
+            print(f"first paint  {stands:5.0f} ms after the navigation, {stands - answered:4.0f} ms after the answer")
         tab.wait_for_timeout(1000)
         box = tab.locator("#map").bounding_box()
         assert box is not None

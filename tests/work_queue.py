@@ -114,7 +114,7 @@ class WorkQueue:
     def _choose(self, left: Sequence[Group]) -> Group | None:
         if left and all(group.lane != self._lane for group in left):
             lanes_left = {group.lane for group in left}
-            # Whatever is known of durations, a lane without a group would be chosen again and again.
+            # If all known durations were 0, a lane without a group would be chosen again and again.
             self._lane = max(
                 (lane for lane in LANES if lane in lanes_left),
                 key=lambda lane: sum(group.seconds for group in left if group.lane == lane),

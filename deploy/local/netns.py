@@ -268,10 +268,8 @@ def _bits(address: str) -> int:
 
 
 def ping(source: Space, address: str, patience_s: float = PATIENCE_S, identifier: int | None = None) -> bool:
-    """Return whether one ICMP or ICMPv6 echo request is answered. Give it a moment where policy denies it.
-
-    Without an ``identifier``, it has a random one.
-    """
+    """Return whether one ICMP or ICMPv6 echo request, by default of a random identifier, is answered. Give it a moment
+    where policy denies it."""
     six = ":" in address
     identifier = secrets.randbelow(1 << 16) if identifier is None else identifier
     body = struct.pack("!BBHHH", 128 if six else 8, 0, 0, identifier, 1) + b"kubeweir"

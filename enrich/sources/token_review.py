@@ -72,7 +72,7 @@ def name_of_user(text: str) -> str:
 
 
 _FindUser = Callable[[Client, str], dict[str, Any] | None]
-"""Returns whose a token is, None if it is nobody's."""
+"""Returns the user of a token, None if the token is not valid."""
 
 
 def _reviewer(

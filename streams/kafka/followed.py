@@ -62,7 +62,7 @@ class WatchedThread:
     needs: Collection[str]
     """Its group, the topics that it reads and writes, and prefixes of transactional ids."""
     only_writes: Collection[str] = ()
-    """Those of the topics that it does not read: it waits for nobody's transaction there."""
+    """Those of the topics that it does not read: it does not wait for transactions there."""
     stall: Stall = field(default_factory=lambda: Stall(0.0))
     seen: int = -1
     """How many turns the last look found."""

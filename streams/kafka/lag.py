@@ -18,7 +18,7 @@ nothing wrong. So a thread with a client of its own asks, every few seconds, for
    that it reads when it begins count as turns: that may take minutes, and a restart would only begin it again.
 
 A transaction that does not end holds records back, or a group's offsets. What is behind it waits, so it counts as lag;
-but it is no stall, because no new client gets it either. /readyz names the transaction
+but it is not a stall, because no new client gets it either. /readyz names the transaction
 (:mod:`streams.kafka.open_transactions`).
 
 If Kafka does not answer for ``WEIR_STALL`` seconds, the role is not ready either. It is not restarted then, nor because

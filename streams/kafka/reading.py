@@ -89,7 +89,7 @@ class _BehindTransactions:
         """Return whether a partition has been read to its end, given the client's message that nothing follows."""
         partition, offset = end.partition(), end.offset()
         if partition not in self._ends:
-            # This is the end of all records, as of the last answer of the broker. It asks nobody.
+            # This is the end of all records, as of the last answer of the broker. It sends no request.
             place = TopicPartition(self._topic, partition)
             _, self._ends[partition] = self._consumer.get_watermark_offsets(place, cached=True)
         if offset >= self._ends[partition]:

@@ -53,7 +53,7 @@ class Answers:
         proxy: FrontProxy | None = None,
         askers: Askers | None = None,
     ) -> None:
-        """``gate``: None lets everybody see everything. ``proxy``: None believes nobody's user headers. ``askers``
+        """``gate``: None lets everybody see everything. ``proxy``: with None, user headers are not believed. ``askers``
         knows whose tokens are."""
         self._metrics, self._gate, self._cluster, self._proxy = metrics, gate, cluster, proxy
         self._turns, self._askers = Turns(_MAX_QUESTIONS, "questions"), askers or Askers()

@@ -1,4 +1,4 @@
-"""Believes the user headers of a front proxy, as the API server of Kubernetes does, and of nobody else.
+"""Believes the user headers of a front proxy, as the API server of Kubernetes does, and no others.
 
 THEORY OF OPERATION
 

@@ -118,7 +118,7 @@ async def _while_connected(request: Request, answer: Coroutine[Any, Any, Any]) -
     try:
         while not (await asyncio.wait((asking,), timeout=_LOOK_S))[0]:
             if await request.is_disconnected():
-                raise GoneError("The browser that asked is gone.")
+                raise GoneError
         return asking.result()
     finally:
         if asking.cancel():

@@ -1,7 +1,7 @@
 """Lets a few questions be answered at once, of different people in turn, and refuses what is too much.
 
 Questions take up to a minute each, and cannot be put aside once they run. So that one person with many tabs, or a
-script, keeps nobody else waiting for long:
+script, does not keep others waiting for long:
 
 - A person has a limited number of questions, those that wait included. One more is refused, and told why.
 - Where several run at once, one place is left for others.
@@ -36,6 +36,9 @@ class TooManyError(Exception):
 class GoneError(Exception):
     """A question is not asked any more, because its browser has gone: the page was reloaded, for example."""
 
+    def __init__(self) -> None:
+        super().__init__("The browser that asked is gone.")
+
 
 class Turns:
     """The places, and who waits for one. The event loop alone calls it."""
@@ -63,7 +66,7 @@ class Turns:
             while True:
                 await asyncio.wait((place,), timeout=_LOOK_S)
                 if await is_gone():
-                    raise GoneError("The browser that asked is gone.")
+                    raise GoneError
                 if place.done():
                     break
             yield

@@ -95,11 +95,13 @@ def test_a_backtest_on_the_cluster_comes_true(real: Real, pods: dict[str, Pod]) 
     old = sorted(policies(real))
     # Each connection is judged by the policies of its time: the one that was written by hand was in force for some.
     deleted = [word for name in (*old, "written") for word in ("--delete", f"NetworkPolicy/{BOOKS}/{name}")]
-    told = real.weir("backtest", "-", "-n", BOOKS, "--since", "1h", "-o", "json", *deleted, stdin=json.dumps(proposal))
-    assert told.returncode == 1, told
+    answer = real.weir(
+        "backtest", "-", "-n", BOOKS, "--since", "1h", "-o", "json", *deleted, stdin=json.dumps(proposal)
+    )
+    assert answer.returncode == 1, answer
     at_api = {
         (one["peer"].get("workload"), one["outcome"])
-        for one in json.loads(told.stdout)["findings"]
+        for one in json.loads(answer.stdout)["findings"]
         if one["direction"] == "ingress"
     }
     assert at_api == {("Deployment/reader", "newly denied"), ("Deployment/other", "newly allowed")}
