@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.authority import Authority
 from tests.cluster.apiserver import TOKENS, ApiServer
 from tests.cluster.test_page_access import GROUP, RBAC, bind
 from tests.kafka.site import Site
-from tests.streams.web.authority import Authority
 from tests.waiting import until
 
 pytestmark = pytest.mark.cluster

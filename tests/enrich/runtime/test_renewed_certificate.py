@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from enrich.runtime.renewed_certificate import RenewedCertificate
-from tests.probe.export.authority import make_authority
+from tests.authority import make_authority
 
 
 def _shown(context: ssl.SSLContext, *, named: bool) -> str:

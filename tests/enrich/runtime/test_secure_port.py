@@ -21,7 +21,7 @@ from enrich.runtime.token_gate import ALLOWED, FORBIDDEN, UNAUTHENTICATED, UNKNO
 from enrich.sources.client import Client
 from enrich.sources.source import SourceError
 from enrich.sources.token_review import reviewer as reviewer_of
-from tests.probe.export.authority import make_authority
+from tests.authority import make_authority
 from tests.waiting import until
 
 ANSWERS = {"good": ALLOWED, "other": FORBIDDEN, "away": UNKNOWN}

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from enrich.wire.topics import topics
 from probe.export.interval_publisher import AddressIntervalPublisher
-from tests.probe.export.authority import make_authority
+from tests.authority import make_authority
 from tests.waiting import until
 
 _PATIENCE_S = 240

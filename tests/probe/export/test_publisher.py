@@ -13,7 +13,7 @@ from enrich.wire.topics import topics
 from probe.export.publisher import Publisher
 from probe.export.raw_topic import RawTopic
 from probe.export.spool import Spool
-from tests.probe.export.authority import make_authority
+from tests.authority import make_authority
 from tests.waiting import until
 
 PLAIN = {"bootstrap.servers": "127.0.0.1:1"}

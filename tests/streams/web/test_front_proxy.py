@@ -32,7 +32,7 @@ from streams.web.feed import FlowFeed
 from streams.web.flows import VIEWS_EACH
 from streams.web.front_proxy import FrontProxy, HeaderError, user_of
 from streams.web.role import _listening, _serve, check_web
-from tests.streams.web.authority import Authority
+from tests.authority import Authority
 
 Header = tuple[str, str | bytes]
 ANN = ("X-Remote-User", "ann")

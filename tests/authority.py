@@ -9,14 +9,21 @@ from typing import Any
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
+def make_authority(file: Path) -> None:
+    """Replace ``file`` by an authority's certificate, at once. Its key is beside it, with the suffix ``.key``."""
+    made = file.with_suffix(".new")
+    _openssl("req", "-x509", *_KEY, "-subj", "/CN=authority", "-days", "3", "-out", made,
+             "-keyout", file.with_suffix(".key"))  # fmt: skip
+    made.replace(file)
+
+
 class Authority:
     """An authority in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.file = folder, folder / "ca.crt"
         folder.mkdir(parents=True, exist_ok=True)
-        _openssl("req", "-x509", *_KEY, "-subj", "/CN=authority", "-days", "2", "-out", self.file,
-                 "-keyout", folder / "ca.key")  # fmt: skip
+        make_authority(self.file)
 
     def sign(self, subject: str, purpose: str = "clientAuth", valid: tuple[str, str] = ("", "")) -> tuple[Path, Path]:
         """Return a new certificate and its key. ``subject`` is as openssl writes it, such as ``/CN=proxy``; ``valid``
