@@ -9,32 +9,20 @@ is that of all processes of the browser: other work on the machine makes frames 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import random
-import shutil
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from playwright.sync_api import Page as Tab
-from playwright.sync_api import sync_playwright
-from prometheus_client import CollectorRegistry
 
-from enrich.runtime.settings import load
 from enrich.wire.pair import HOUR_NS, Pair, PairEnd, PairKey
-from streams.metrics.web import WebMetrics
-from streams.settings import Settings
-from streams.web.answers import Answers
-from streams.web.app import Page
 from streams.web.feed import FlowFeed
 from streams.web.map_question import MapQuestion, TrafficMap
-from streams.web.role import _listening, _serve
 from streams.web.traffic import Steps, Traffic
+from tests.served_page import chromium, served
 
 PLACES: Final = 1_000
 CONNECTIONS: Final = 5_000
@@ -70,7 +58,7 @@ _STANDS: Final = """() => new Promise((done) => {
 
 
 class _Answer(MapQuestion):
-    """Has one answer, whatever is asked."""
+    """Gives the same answer to every question."""
 
     def __init__(self, answer: TrafficMap) -> None:
         self._answer = answer
@@ -100,25 +88,6 @@ def make_answer() -> TrafficMap:
         traffic.add(Pair(cluster="c1", hour=_HOUR, key=key, verdicts=1, packets=1, first_ns=at_ns, last_ns=at_ns))
     places, edges = traffic.places_and_edges()
     return TrafficMap(begins_s=_HOUR * 3600, step_s=3600, steps=1, places=places, edges=edges, notes=[], empty="")
-
-
-@contextmanager
-def served(answer: TrafficMap) -> Iterator[str]:
-    """Serve the page for the block; yield its address."""
-    unused, stop = cast("Any", None), threading.Event()
-    metrics, feed = WebMetrics(CollectorRegistry()), FlowFeed(lambda: unused)
-    answers = Answers(metrics, None, "c1")
-    make_page = partial(Page, feed, unused, _Answer(answer), unused, metrics, answers, "c1")
-    with _listening(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(
-            target=asyncio.run, args=(_serve(load(Settings, {}), None, listener, make_page, stop),)
-        )
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/map"
-        finally:
-            stop.set()
-            thread.join()
 
 
 def cpu_s() -> float:
@@ -162,15 +131,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=120)
     frames = parser.parse_args().frames
-    with served(make_answer()) as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-        )
+    unused = cast("Any", None)
+    with served(FlowFeed(lambda: unused), unused, _Answer(make_answer()), "c1") as url, chromium() as browser:
         tab = browser.new_page(viewport={"width": 1360, "height": 900})
         tab.set_default_timeout(240_000)
         print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, Chromium {browser.version}")
         for turn in range(3):
-            tab.goto(f"{url}?since=1h&turn={turn}")
+            tab.goto(f"{url}map?since=1h&turn={turn}")
             answered, stands = tab.evaluate(_STANDS)
             print(f"first paint  {stands:5.0f} ms after the navigation, {stands - answered:4.0f} ms after the answer")
         tab.wait_for_timeout(1000)
@@ -181,7 +148,6 @@ def main() -> None:
         drag(tab, "a workload", x, y, frames)
         x, y = find(tab, box, "title")
         drag(tab, "a namespace", x, y, frames)
-        browser.close()
 
 
 def find(tab: Tab, box: Any, what: str) -> tuple[float, float]:

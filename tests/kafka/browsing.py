@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from tests.served_page import chromium
 
 _AXE = Path(os.environ.get("KUBEWEIR_CACHE", "/var/cache/kubeweir")) / "page-tests/axe-core/axe.min.js"
 PATIENCE_MS = 60_000
@@ -18,15 +20,10 @@ PATIENCE_MS = 60_000
 
 def run_browser() -> Iterator[Browser]:
     """Yield Chromium, and end it."""
-    chromium = shutil.which("chromium")
-    if chromium is None or not _AXE.exists():
+    if shutil.which("chromium") is None or not _AXE.exists():
         pytest.skip("needs Debian's chromium and npm's axe-core (make setup)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-        )
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 class Tab:

@@ -7,36 +7,24 @@ come from a reader without Kafka, and the map is added up from pairs. SVG is tex
 
 from __future__ import annotations
 
-import asyncio
 import random
-import shutil
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
 import msgspec
+from playwright.sync_api import Browser
 from playwright.sync_api import Page as Tab
-from playwright.sync_api import sync_playwright
-from prometheus_client import CollectorRegistry
 
-from enrich.runtime.settings import load
 from enrich.wire.flow import End, Flow, NamedPolicy
 from enrich.wire.pair import HOUR_NS, Pair, PairEnd, PairKey
 from streams.kafka.records import Record
-from streams.metrics.web import WebMetrics
-from streams.settings import Settings
-from streams.web.answers import Answers
-from streams.web.app import Page
 from streams.web.feed import FlowFeed
 from streams.web.map_question import MapQuestion, TrafficMap
 from streams.web.past import PastQuestions, Shown
-from streams.web.role import _listening, _serve
 from streams.web.traffic import Steps, Traffic
+from tests.served_page import chromium, served
 from tests.streams.web.records import make_flow
 
 ROOT: Final = Path(__file__).parents[2]
@@ -133,25 +121,6 @@ class _Map(MapQuestion):
         )
 
 
-@contextmanager
-def served() -> Iterator[str]:
-    """Serve the page for the block; yield its address."""
-    unused, stop, metrics = cast("Any", None), threading.Event(), WebMetrics(CollectorRegistry())
-    feed = FlowFeed(cast("Any", _Records))
-    make_page = partial(Page, feed, _Past(), _Map(), unused, metrics, Answers(metrics, None, "prod"), "prod")
-    with _listening(("127.0.0.1", 0)) as listener:
-        serving = _serve(load(Settings, {}), None, listener, make_page, stop)
-        thread = threading.Thread(target=asyncio.run, args=(serving,))
-        feed.start()
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        finally:
-            stop.set()
-            thread.join()
-            feed.stop()
-
-
 def draw(tab: Tab, name: str) -> None:
     """Write what a tab shows."""
     file = ROOT / f"docs/page-{name}.svg"
@@ -161,22 +130,27 @@ def draw(tab: Tab, name: str) -> None:
 
 def main() -> None:
     """Draw both pictures."""
-    with served() as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-        )
-        context = browser.new_context(viewport={"width": 1180, "height": 620}, color_scheme="light", timezone_id="UTC")
-        context.add_init_script(path=HERE / "recorder.js")
-        tab = context.new_page()
-        tab.goto(url)
-        tab.wait_for_timeout(SECONDS * 1000)
-        draw(tab, "live")
-        tab.set_viewport_size({"width": 1180, "height": 760})
-        tab.goto(f"{url}map")
-        tab.wait_for_function("() => performance.getEntriesByName('map-shown').length")
-        tab.wait_for_timeout(1000)
-        draw(tab, "map")
-        browser.close()
+    feed = FlowFeed(cast("Any", _Records))
+    with served(feed, _Past(), _Map(), "prod") as url, chromium() as browser:
+        feed.start()
+        try:
+            _draw_all(browser, url)
+        finally:
+            feed.stop()
+
+
+def _draw_all(browser: Browser, url: str) -> None:
+    context = browser.new_context(viewport={"width": 1180, "height": 620}, color_scheme="light", timezone_id="UTC")
+    context.add_init_script(path=HERE / "recorder.js")
+    tab = context.new_page()
+    tab.goto(url)
+    tab.wait_for_timeout(SECONDS * 1000)
+    draw(tab, "live")
+    tab.set_viewport_size({"width": 1180, "height": 760})
+    tab.goto(f"{url}map")
+    tab.wait_for_function("() => performance.getEntriesByName('map-shown').length")
+    tab.wait_for_timeout(1000)
+    draw(tab, "map")
 
 
 if __name__ == "__main__":
